@@ -93,7 +93,10 @@ export async function mountAll(mounts: readonly Mount[], target: string): Promis
     const short = options.map((option) =>
       option.startsWith('lowerdir=') ? `lowerdir=${(lower ?? '').replaceAll(`${cwd}/`, '')}` : option,
     );
-    await promisify(execFile)('mount', ['-t', type, '-o', short.join(','), '--', source, target], { cwd });
+    // By mount(2), as containerd does: with newer calls mount(8) of Debian 13 hands over no list as long as that of 128 layers.
+    const env = { ...process.env, LIBMOUNT_FORCE_MOUNT2: 'always' };
+    const args = ['-t', type, '-o', short.join(','), '--', source, target];
+    await promisify(execFile)('mount', args, { cwd, env });
     // A bind mount is read-only only after a second call.
     if (type === 'bind' && options.includes('ro')) {
       await promisify(execFile)('mount', ['-o', 'remount,bind,ro', '--', target]);
