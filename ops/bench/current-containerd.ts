@@ -18,7 +18,7 @@ const EROFS_NAME = 'containerd 2.4, EROFS';
 export const CURRENT_NAMES = [TUNED_NAME, EROFS_NAME];
 
 /** 4 layers unpacked at once (overlayfs can `rebase`), each fetched in ranges of 8 MiB by as many requests as wanted. */
-const TUNED = [
+export const TUNED = [
   `[plugins."io.containerd.transfer.v1.local"]`,
   '  max_concurrent_downloads = 8',
   `  concurrent_layer_fetch_buffer = ${8 << 20}`,

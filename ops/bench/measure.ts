@@ -137,3 +137,8 @@ export function textTable(rows: ReadonlyArray<readonly string[]>): string {
     )
     .join('\n');
 }
+
+/** The same for a page of docs. */
+export function markdownTable([head = [], ...rows]: ReadonlyArray<readonly string[]>): string {
+  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
+}

@@ -35,12 +35,15 @@ export async function joinTimeGroup(name: string, root = '/sys/fs/cgroup'): Prom
     await rmdir(group);
     throw error;
   }
-  const seconds = async () => {
-    if (isFirst) return Number(await readFile(join(group, 'cpuacct.usage'), 'utf8')) / 1e9;
-    const stat = await readFile(join(group, 'cpu.stat'), 'utf8');
-    return Number(/^usage_usec (\d+)$/m.exec(stat)?.[1]) / 1e6;
-  };
-  return { seconds, leave };
+  return { seconds: () => groupSeconds(name, root), leave };
+}
+
+/** Processor time of a group that another program may have made, and of those below it, s. Errors: those of the file system. */
+export async function groupSeconds(name: string, root = '/sys/fs/cgroup'): Promise<number> {
+  if (existsSync(join(root, 'cpuacct')))
+    return Number(await readFile(join(root, 'cpuacct', name, 'cpuacct.usage'), 'utf8')) / 1e9;
+  const stat = await readFile(join(root, name, 'cpu.stat'), 'utf8');
+  return Number(/^usage_usec (\d+)$/m.exec(stat)?.[1]) / 1e6;
 }
 
 /** Of a processor, what programs at rest take; engines ask their NATS and each other now and then. */

@@ -26,7 +26,7 @@ import { Cleanup } from '../../test/support/temp.ts';
 import { REAL_IMAGES, realImage } from '../images/debian.ts';
 import { layoutLayers, pushLayout } from '../images/layout.ts';
 import { programOptions } from '../program-options.ts';
-import { dropCaches, interrupt, median, onLink, textTable } from './measure.ts';
+import { dropCaches, interrupt, markdownTable, median, onLink, textTable } from './measure.ts';
 import { parseRate } from './relay.ts';
 import { onFreshEngine, prepare, type Repositories } from './ways.ts';
 
@@ -213,10 +213,6 @@ async function report(): Promise<void> {
       `\nmedian error ${percent(median(errors))}, largest ${percent(Math.max(...errors))}, of ${errors.length} (${(await readdir(values.dir)).length - 1} logs in ${values.dir})`,
     );
   if (values.json !== undefined) await writeFile(values.json, `${JSON.stringify(rows, null, 2)}\n`);
-}
-
-function markdownTable([head = [], ...rows]: string[][]): string {
-  return [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`).join('\n');
 }
 
 interface Recorded {

@@ -2,8 +2,10 @@
  * The control plane of a cluster: etcd, kube-apiserver, kube-controller-manager and kube-scheduler, as they are, on free
  * loopback ports. Everyone proves who he is by a token; the API server proves it to the kubelet by a certificate.
  */
+import { spawn } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { eventually } from '../support/engine.ts';
 import { freePort } from '../support/ports.ts';
 import { makeCertificates } from '../support/registry-server.ts';
@@ -17,6 +19,8 @@ export interface ControlPlane {
   clientCa: string;
   /** Runs kubectl as an administrator and returns stdout; throws with stderr. */
   kubectl(args: string[], options?: RunOptions): Promise<string>;
+  /** Runs kubectl until it is stopped, or ends; `onLine` hears what it prints. */
+  follow(args: string[], onLine: (line: string) => void): { stop(): Promise<void> };
   /** `kubectl apply` of these objects. */
   apply(...objects: object[]): Promise<void>;
   /** `kubectl get ARGS -o json` */
@@ -75,35 +79,47 @@ export async function startControlPlane({
     cleanup.defer(() => service.stop());
   };
 
-  const [client, peer] = [await freePort(), await freePort()].map((one) => `http://127.0.0.1:${one}`) as [
+  const [clients, peers] = [await freePort(), await freePort()].map((one) => `http://127.0.0.1:${one}`) as [
     string,
     string,
   ];
-  const isUp = async () => (await fetch(`${client}/health`).catch(() => undefined))?.ok === true;
+  const isUp = async () => (await fetch(`${clients}/health`).catch(() => undefined))?.ok === true;
   const stored = {
     name: 'etcd',
     'data-dir': at('etcd/data'),
     'unsafe-no-fsync': true,
-    'listen-client-urls': client,
-    'advertise-client-urls': client,
-    'listen-peer-urls': peer,
-    'initial-advertise-peer-urls': peer,
-    'initial-cluster': `etcd=${peer}`,
+    'listen-client-urls': clients,
+    'advertise-client-urls': clients,
+    'listen-peer-urls': peers,
+    'initial-advertise-peer-urls': peers,
+    'initial-cluster': `etcd=${peers}`,
   };
   await start('etcd', stored, isUp);
 
+  const [client, first] = [join(programs, 'kubectl'), ['--kubeconfig', configOf('admin')]];
   const kubectl = (args: string[], options: RunOptions = {}) =>
-    runCommand(join(programs, 'kubectl'), ['--kubeconfig', configOf('admin'), ...args], {
-      ...options,
-      env: { HOME: folder, ...options.env },
+    runCommand(client, [...first, ...args], { ...options, env: { HOME: folder, ...options.env } });
+  const follow: ControlPlane['follow'] = (args, onLine) => {
+    const child = spawn('setpriv', ['--pdeathsig', 'KILL', client, ...first, ...args], {
+      stdio: ['ignore', 'pipe', 'ignore'],
+      env: { ...process.env, HOME: folder },
     });
+    const ended = new Promise<void>((resolve) => child.once('close', () => resolve()));
+    createInterface({ input: child.stdout }).on('line', onLine);
+    return {
+      stop: async () => {
+        child.kill();
+        await ended;
+      },
+    };
+  };
   const answers = () =>
     kubectl(['get', '--raw', '/readyz'], { timeoutMs: 5000 }).then(
       () => true,
       () => false,
     );
   const api = {
-    'etcd-servers': client,
+    'etcd-servers': clients,
     'bind-address': '127.0.0.1',
     'secure-port': port,
     'tls-cert-file': at('server.crt'),
@@ -142,6 +158,7 @@ export async function startControlPlane({
     kubeletConfig: configOf(kubelet),
     clientCa: at('ca.crt'),
     kubectl,
+    follow,
     apply: async (...objects) => {
       const input = JSON.stringify({ apiVersion: 'v1', kind: 'List', items: objects });
       await kubectl(['apply', '-f', '-'], { input });
