@@ -34,6 +34,8 @@ export interface Place {
   /** HOST:PORT of the registry, which has cofa's image and the pause image, and of the link before it. */
   near: string;
   far: string;
+  /** For the DaemonSet, in place of what ops/kubernetes says: the engine leaves so many hundredths of the disk free. */
+  keepFree: string;
   /** Processor time of this program and of what it has started, but for pods, s. */
   seconds(): Promise<number>;
   interrupted: AbortSignal;
@@ -132,11 +134,16 @@ async function bootNode(place: Place, side: Side, cleanup: Cleanup): Promise<Clu
   return node;
 }
 
-/** By ops/kubernetes as it stands. */
+/** By ops/kubernetes as it stands, but for the room on this machine's disk. */
 async function addCofa(place: Place): Promise<void> {
-  const { cluster } = place;
-  for (const name of ['cofa', 'configure'])
-    await cluster.kubectl(['apply', '-f', join(MANIFESTS, `${name}.yaml`)]);
+  const { cluster, keepFree } = place;
+  for (const name of ['cofa', 'configure']) {
+    const input = (await readFile(join(MANIFESTS, `${name}.yaml`), 'utf8')).replace(
+      /(?<=--keep-free, ')\d+(?=')/,
+      keepFree,
+    );
+    await cluster.kubectl(['apply', '-f', '-'], { input });
+  }
   for (const name of ['cofa', 'cofa-configure'])
     await until(place, `the DaemonSet ${name} is there`, async () => {
       const { status } = await cluster.get<{

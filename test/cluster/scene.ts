@@ -69,7 +69,7 @@ export function prepareScene(o: {
 }
 
 /** The DaemonSet keeps a fifth of the disk free for the kubelet: with less nothing is fetched ahead, and no image becomes whole. */
-export function hasRoom(onProgress: (line: string) => void): boolean {
+function hasRoom(onProgress: (line: string) => void): boolean {
   const { bavail, blocks } = statfsSync(tmpdir());
   if (bavail / blocks > KEPT_FREE + 0.01) return true;
   onProgress(`skipped: less than a fifth of the disk of ${tmpdir()} is free`);
