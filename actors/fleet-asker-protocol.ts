@@ -39,6 +39,8 @@ interface Question {
   index: number;
   class: JobClass;
   tried: readonly string[];
+  /** It is asked as home of this node's cell. */
+  cell?: number | undefined;
 }
 
 export type AskerEffect =
@@ -52,8 +54,15 @@ export type AskerEffect =
   | { type: 'leave'; member: string; key: string }
   /** Read it from the registry. `lease`: members wait for this node to have it. */
   | { type: 'read'; key: string; source: BlobSource; index: number; class: JobClass; lease: boolean }
-  /** Tell the homes, this node's own too, that it is here (`ok`), or that it could not be had. */
-  | { type: 'hold'; members: readonly string[]; source: BlobSource; index: number; ok: boolean }
+  /** Tell the homes, this node's own too, that it is here (`ok`), or that it could not be had. `cell`: those of this node's cell. */
+  | {
+      type: 'hold';
+      members: readonly string[];
+      source: BlobSource;
+      index: number;
+      ok: boolean;
+      cell?: number | undefined;
+    }
   | { type: 'wrong'; members: readonly string[]; member: string; source: BlobSource; index: number }
   /** Here are its bytes: `from` a member, or the registry. */
   | { type: 'give'; key: string; from: string }
@@ -122,9 +131,11 @@ export interface AskerPorts {
   self: string;
   /** Whether this node has the piece by itself. */
   holds: (key: string) => boolean;
-  /** Homes of the piece in this zone; none where the fleet has no other members there. */
-  homes: (source: BlobSource, index: number) => readonly string[];
-  /** Those that do what the homes do where none of them answers, in order. */
+  /** The cell of this node in its zone (fleet-placement.ts); undefined: it has none. */
+  cell: () => number | undefined;
+  /** Homes of the piece in this zone, or in one of its cells; none where the fleet has no other members there. */
+  homes: (source: BlobSource, index: number, cell?: number) => readonly string[];
+  /** Those that do what the zone's homes do where none of them answers, in order. */
   standIns: (source: BlobSource, index: number) => readonly string[];
   peers: Peers;
   /** May this node be sent to for pieces? Then it says what it has. */

@@ -8,6 +8,9 @@
  * it fetches it for all, and a second fetch would be one too many. Where no home is there, all askers turn to the same member,
  * which stands in for them: otherwise each of them would read the registry.
  *
+ * In a large zone the homes of this node's cell come before those of the zone (fleet-placement.ts), and are told what this node
+ * has got. The zone's homes are told where they had to do with it.
+ *
  * What this node holds by itself, for others, it asks itself for first: its own readers are askers like any others.
  *
  * Patience ends: a piece that a reader waits for is read from the registry `demandMs` after it came to be wanted, any other after
@@ -78,6 +81,10 @@ export class Asker {
   readonly #timers = new TimerQueue<string>();
   /** By member and piece, oldest first: questions that were given up, and when they were asked. Their answers may yet come. */
   readonly #late = new Map<string, number>();
+  /** Pieces that homes of the zone were asked for, past the cell, oldest first. */
+  readonly #past = new Set<string>();
+  /** Pieces that were wanted, oldest first. */
+  readonly #ended = new Map<string, BlobSource>();
   #effects: AskerEffect[] = [];
   #now = Number.NEGATIVE_INFINITY;
 
@@ -120,7 +127,7 @@ export class Asker {
       case 'wrong': {
         const { member, from, source, index } = event;
         this.#ports.peers.wrong(member, from, this.#now);
-        const homes = this.#homes(event).filter((home) => home !== member);
+        const homes = this.#told(event).filter((home) => home !== member);
         this.#effects.push({ type: 'wrong', members: [member, ...homes], member, source, index });
         return;
       }
@@ -130,6 +137,7 @@ export class Asker {
         if (event.type === 'answer') this.#heard(event);
         const want = this.#wants.get(event.key);
         if (want !== undefined) this.#applyTo(want, event);
+        else if (event.type === 'answer') this.#declines(event);
       }
     }
   }
@@ -142,6 +150,17 @@ export class Asker {
       attempt === undefined ? this.#late.get(id) : attempt.phase === 'asked' ? attempt.since : undefined;
     this.#late.delete(id);
     if (since !== undefined) this.#ports.peers.answered(member, this.#now - since, this.#now);
+  }
+
+  /**
+   * A member where this node waited keeps a place for it, here or at another one, and this node has the piece, or wants it no more:
+   * the place would stay empty until that member loses patience.
+   */
+  #declines({ member, key, answer: { state, index } }: Extract<AskerEvent, { type: 'answer' }>): void {
+    const source = this.#ended.get(key);
+    if (state !== 'have' || source === undefined) return;
+    const ok = this.#ports.holds(key);
+    this.#effects.push({ type: 'hold', members: [member], source, index, ok });
   }
 
   #applyTo(
@@ -305,29 +324,71 @@ export class Asker {
     );
   }
 
-  /** The piece's homes, and where each of them is left out those that stand in for them. */
-  #homes({ source, index }: Pick<Want, 'source' | 'index'>): readonly string[] {
+  /** The piece's homes: those of the cell first. */
+  #homes(piece: Pick<Want, 'source' | 'index'>): readonly string[] {
+    const near = this.#near(piece);
+    const zone = this.#zone(piece);
+    return near.length === 0 ? zone : [...new Set([...near, ...zone])];
+  }
+
+  #near({ source, index }: Pick<Want, 'source' | 'index'>): readonly string[] {
+    const cell = this.#ports.cell();
+    return cell === undefined ? [] : this.#ports.homes(source, index, cell);
+  }
+
+  /** Those of the zone, and where each of them is left out those that stand in for them. */
+  #zone({ source, index }: Pick<Want, 'source' | 'index'>): readonly string[] {
     const { homes, standIns, peers } = this.#ports;
     const list = homes(source, index);
     if (list.length === 0 || !list.every((home) => peers.isLeftOut(home, this.#now))) return list;
     return [...list, ...standIns(source, index)];
   }
 
+  /** As home of which cell the member is asked; undefined: of the zone, or as one that has the piece. */
+  #cellFor(want: Want, member: string): number | undefined {
+    return this.#near(want).includes(member) ? this.#ports.cell() : undefined;
+  }
+
+  /** Homes that hear what becomes of the piece: the cell's, and the zone's where this node asked them, or none of the cell is there. */
+  #told(piece: Pick<Want, 'source' | 'index'>): readonly string[] {
+    const near = this.#near(piece);
+    return this.#isPast(piece, near) ? [...new Set([...near, ...this.#zone(piece)])] : near;
+  }
+
+  #isPast({ source, index }: Pick<Want, 'source' | 'index'>, near: readonly string[]): boolean {
+    const { peers } = this.#ports;
+    return near.every((home) => peers.isLeftOut(home, this.#now)) || this.#past.has(pieceKey(source, index));
+  }
+
   #ask(want: Want, member: string, isHedge = false): void {
     const { key, source, index, class: urgency, token } = want;
-    const tried = this.#triedOf(want, member);
+    const cell = this.#cellFor(want, member);
+    if (cell === undefined && this.#ports.cell() !== undefined) this.#notePast(key);
+    const tried = this.#triedOf(want, member, cell);
     const { askMs, askMostMs } = this.#limits;
     const at = this.#now + patience(askMs, this.#ports.peers.usualMs('answer'), askMostMs);
     want.tries.set(member, { phase: 'asked', since: this.#now, at, hops: 0 });
-    this.#effects.push({ type: 'ask', member, key, source, index, class: urgency, token, tried, isHedge });
+    const question = { member, key, source, index, class: urgency, tried, cell };
+    this.#effects.push({ type: 'ask', ...question, token, isHedge });
+  }
+
+  #notePast(key: string): void {
+    this.#past.delete(key);
+    this.#past.add(key);
+    if (this.#past.size > MOST_LATE) this.#past.delete(this.#past.keys().next().value as string);
   }
 
   /** With the homes that are left out at present: another one is to stand in for them. One that is merely late is not among them. */
-  #triedOf(want: Want, member: string): string[] {
+  #triedOf(want: Want, member: string, cell: number | undefined): string[] {
     const left = this.#homes(want).filter(
       (home) => home !== member && this.#ports.peers.isLeftOut(home, this.#now),
     );
-    return [...new Set([...want.tried, ...left])].slice(-this.#limits.tries);
+    const tried = [...new Set([...want.tried, ...left])];
+    if (cell !== undefined) return tried.slice(-this.#limits.tries);
+    // To a home of the zone those of the cell are members like others; and not all that were tried may be told.
+    const zone = this.#zone(want);
+    const near = this.#near(want).filter((home) => !zone.includes(home));
+    return tried.filter((one) => !near.includes(one)).slice(-this.#limits.tries);
   }
 
   #answered(want: Want, member: string, answer: PieceAnswer): void {
@@ -372,7 +433,8 @@ export class Asker {
           source,
           index,
           class: urgency,
-          tried: this.#triedOf(want, member),
+          tried: this.#triedOf(want, member, this.#cellFor(want, member)),
+          cell: this.#cellFor(want, member),
         });
         return;
       case 'fetch':
@@ -408,8 +470,9 @@ export class Asker {
     const ms = patience(silentMs, this.#ports.peers.usualMs('piece'), silentMostMs);
     const at = this.#now + (token ? Math.max(ms, demandMs) : ms);
     want.tries.set(member, { phase: 'getting', since: this.#now, at, hops });
-    const tried = this.#triedOf(want, member);
-    this.#effects.push({ type: 'get', member, key, source, index, class: urgency, token, tried });
+    const cell = this.#cellFor(want, member);
+    const tried = this.#triedOf(want, member, cell);
+    this.#effects.push({ type: 'get', member, key, source, index, class: urgency, token, tried, cell });
     this.#setTimer(want);
   }
 
@@ -451,14 +514,24 @@ export class Asker {
     this.#leaveAll(want);
     this.#timers.delete(want.key);
     this.#wants.delete(want.key);
+    this.#ended.delete(want.key);
+    this.#ended.set(want.key, want.source);
+    if (this.#ended.size > MOST_LATE) this.#ended.delete(this.#ended.keys().next().value as string);
     this.#places.leave(want);
   }
 
   /** `waiting`: a member where others wait for the piece, by now maybe no home any more, nor a stand-in. */
   #tellHomes(source: BlobSource, index: number, ok: boolean, waiting?: string): void {
     if (ok && !this.#ports.serves) return;
-    const homes = this.#homes({ source, index });
-    const members = waiting === undefined || homes.includes(waiting) ? homes : [...homes, waiting];
+    const near = this.#near({ source, index });
+    const isPast = this.#isPast({ source, index }, near);
+    const zone = isPast ? this.#zone({ source, index }) : [];
+    if (ok) this.#past.delete(pieceKey(source, index));
+    const told = [...near, ...zone];
+    const members = waiting === undefined || told.includes(waiting) ? zone : [...zone, waiting];
+    // One that is both hears it as both: what it does with the piece differs.
+    if (near.length > 0)
+      this.#effects.push({ type: 'hold', members: near, source, index, ok, cell: this.#ports.cell() });
     if (members.length > 0) this.#effects.push({ type: 'hold', members, source, index, ok });
   }
 }

@@ -1,5 +1,5 @@
 /** The fetches that a home has begun and not ended: one for each piece. It ends each by its deadline, and keeps those that wait for a busy member. */
-import type { BlobSource } from '../schemas/fetch.ts';
+import type { BlobSource, JobClass } from '../schemas/fetch.ts';
 import type { FetchBy } from './fleet-home-protocol.ts';
 import { TimerQueue } from './timers.ts';
 
@@ -7,8 +7,11 @@ export interface Flight {
   number: number;
   source: BlobSource;
   index: number;
-  /** `lease`: an asker fetches. */
-  by: FetchBy | { by: 'lease'; member: string };
+  class: JobClass;
+  /** As home of this cell. */
+  cell: number | undefined;
+  /** `lease`: an asker fetches. `up`: one of the cell gets it of the zone's homes. */
+  by: FetchBy | { by: 'lease'; member: string } | { by: 'up'; member: string };
   /** Requests that get the bytes when they are here. */
   requests: number[];
 }

@@ -37,9 +37,20 @@ export type HomeEvent =
   | { type: 'checked'; from?: string; source: BlobSource; may: boolean | undefined; now: number }
   /** An effect `send` has ended. */
   | { type: 'sent'; request: number; now: number }
+  /** A reader of this node has got the piece, from a member or from `registry`, and it is kept. */
+  | { type: 'kept'; key: string; from: string; now: number }
   /** The piece is no longer kept. */
   | { type: 'lost'; key: string; now: number }
-  | { type: 'hold'; from: string; source: BlobSource; index: number; ok: boolean; now: number }
+  /** `cell`: this member is told as a home of that cell. */
+  | {
+      type: 'hold';
+      from: string;
+      source: BlobSource;
+      index: number;
+      ok: boolean;
+      cell?: number | undefined;
+      now: number;
+    }
   /** Bytes of this home, or of a member that it had named, were wrong: this node has found so, or another says so (`from`). */
   | { type: 'wrong'; from: string; member: string; source: BlobSource; index: number; now: number }
   /** An asker has shown or refused its proof. */
@@ -67,6 +78,8 @@ export type HomeEffect =
       source: BlobSource;
       index: number;
       class: JobClass;
+      /** As home of this cell. */
+      cell?: number | undefined;
     } & FetchBy)
   /** Ask the registry whether it gives the blob: for the token of the request, or without one to everyone. */
   | { type: 'check'; source: BlobSource; request?: number; from?: string }
@@ -96,6 +109,8 @@ export interface HomeLimits {
   checks: number;
   /** An asker that fetches for others: after so long it is the next one's turn, ms. */
   leaseMs: number;
+  /** An asker that was sent to a home of the zone, for its cell: after so long another one is, ms. */
+  upMs: number;
   /** A fetch of one's own of which no end was heard, ms. */
   flightMs: number;
   /** The other home may have it, or not even be there: the registry is not kept waiting for longer, ms. */
@@ -116,6 +131,7 @@ export const HOME_LIMITS: HomeLimits = {
   flights: 1_024,
   checks: 256,
   leaseMs: 15_000,
+  upMs: 3_000,
   flightMs: 60_000,
   probeMs: 1_000,
   comeMs: 2_000,
@@ -126,9 +142,9 @@ export const HOME_LIMITS: HomeLimits = {
 /** What the home knows of others. */
 export interface HomePorts {
   self: string;
-  /** Homes of a piece in this zone, the first one first. */
-  homes: (source: BlobSource, index: number) => readonly string[];
-  /** Those that do what the homes do where none of them answers, in order. They have no home's right to the bytes. */
+  /** Homes of a piece in this zone, or in one of its cells, the first one first. */
+  homes: (source: BlobSource, index: number, cell?: number) => readonly string[];
+  /** Those that do what the zone's homes do where none of them answers, in order. They have no home's right to the bytes. */
   standIns: (source: BlobSource, index: number) => readonly string[];
   /** Whether the member has not been silent, false or busy lately. */
   isAsked: (member: string, now: number) => boolean;

@@ -12,6 +12,9 @@
  * Only the first home of a piece does so, the second where askers say that the first did not answer, and a stand-in where they
  * say so of all before it: two that fetch at once would cost the registry twice.
  *
+ * **In a large zone** the same member may also be a home of a cell (fleet-placement.ts). What its cell lacks it does not fetch: it sends
+ * one asker on to the zone's homes, has the others wait, and gets the piece from the one when it has it.
+ *
  * **Rights** come before all that says whether a piece is here (fleet-rights.ts). A piece's homes alone may have its bytes
  * without a right of their own: to keep them for others. Their own node's containers are askers like any others.
  *
@@ -51,6 +54,8 @@ export class Home {
   readonly #uploads: Uploads;
   readonly #waiting: Waiting;
   #effects: HomeEffect[] = [];
+  /** A piece that one was sent up for, who has come back without it. */
+  #cameBackWithout: string | undefined;
   #now = Number.NEGATIVE_INFINITY;
 
   constructor(ports: HomePorts, limits: Partial<HomeLimits> = {}) {
@@ -66,6 +71,7 @@ export class Home {
     this.#effects = [];
     this.#now = Math.max(this.#now, event.now);
     this.#apply(event);
+    this.#goOn();
     this.#expire();
     this.#serve();
     return this.#effects;
@@ -121,6 +127,14 @@ export class Home {
       case 'checked':
         this.#checked(event);
         return;
+      case 'kept': {
+        this.keep(event.key, event.from);
+        // A home of a cell gets pieces past it, as one of another cell: no one else need bring it.
+        const flight = this.#flights.get(event.key);
+        if (flight?.by.by === 'up') this.#end(event.key, flight, 'again');
+        else this.#tellAll(event.key);
+        return;
+      }
       case 'lost':
         this.#held.delete(event.key);
         // Those who wait for a slot would wait for good: they are told no more of a piece that is not here.
@@ -182,12 +196,17 @@ export class Home {
     const isSomewhere =
       (this.#held.has(key) && !tried.includes(this.#ports.self)) ||
       this.sources.holder(key, but, this.#isAsked) !== undefined;
-    if (this.#flights.has(key) || (hasRight && (isSomewhere || this.sources.outstanding(key) > 0)))
-      return this.#wait(key, question);
+    const isOnItsWay = this.#flights.has(key) && !this.#overtakes(key, question);
+    if (isOnItsWay || (hasRight && isSomewhere)) return this.#wait(key, question);
+    const above = this.#above(question);
     const homes = this.#ports.homes(source, index);
-    if (!this.#isMine(question)) return this.#elsewhere(index, homes, tried);
+    // One that merely had it does not hear who gets it.
+    if (!this.#isMine(question, above)) return this.#elsewhere(index, homes, tried);
+    if (hasRight && this.sources.outstanding(key) > 0) return this.#wait(key, question);
     if (this.#flights.size >= this.#limits.flights) return this.#busy(index);
-    const member = this.#otherHome(key, homes, but);
+    // The cell's other home lacks it as well: who got it has told both.
+    const member = this.#otherHome(key, above === undefined ? homes : [], but);
+    if (above !== undefined && member === undefined) return this.#sendUp(key, question, above);
     const everyone = this.rights.everyone(source, this.#now);
     if (member === undefined && everyone === 'no') {
       if (token) return { index, state: 'bring' };
@@ -198,20 +217,53 @@ export class Home {
     if (answer.state === 'coming')
       this.#begin(
         key,
-        question,
+        above === undefined ? { ...question, cell: undefined } : question,
         member === undefined ? { by: 'everyone' } : { by: 'member', member },
         member === undefined ? this.#limits.flightMs : this.#limits.probeMs,
       );
     return answer;
   }
 
-  /** Whether this member sees to it that the piece is fetched. */
-  #isMine({ source, index, tried }: Pick<Question, 'source' | 'index' | 'tried'>): boolean {
+  /** Whether this member sees to it that the piece comes: into the zone, or from `above` into the cell. */
+  #isMine(question: Question, above = this.#above(question)): boolean {
+    const { source, index, tried, cell } = question;
     const { self, homes, standIns } = this.#ports;
+    // Each of a cell's homes may send one up: the registry hears nothing of it.
+    if (above !== undefined) return homes(source, index, cell).includes(self);
     const list = homes(source, index);
     const ranked = list.includes(self) ? list : [...list, ...standIns(source, index)];
     const at = ranked.indexOf(self);
     return at === 0 || (at > 0 && ranked.slice(0, at).every((home) => tried.includes(home)));
+  }
+
+  /** Where this member is asked as home of a cell: the zone's home that the cell gets it from. Undefined: it is this one, or none is left. */
+  #above({ source, index, tried, cell }: Question): string | undefined {
+    if (cell === undefined) return undefined;
+    const { self, homes, standIns } = this.#ports;
+    const first = [...homes(source, index), ...standIns(source, index)].find((one) => !tried.includes(one));
+    return first === self ? undefined : first;
+  }
+
+  /** A reader waits for what another one of the cell was sent for as prefetch: it is sent as well, and waits behind no one's prefetch. */
+  #overtakes(key: string, question: Question): boolean {
+    const flight = this.#flights.get(key);
+    return flight?.by.by === 'up' && flight.class === 'prefetch' && question.class === 'demand';
+  }
+
+  /** The asker gets it for its cell. */
+  #sendUp(key: string, question: Question, above: string): PieceAnswer {
+    const { from, source, index } = question;
+    this.#begin(key, question, { by: 'up', member: from }, this.#limits.upMs);
+    // Those who wait show their right meanwhile, where the registry wants to see one.
+    if (this.rights.everyone(source, this.#now) === 'unknown') this.#checkEveryone(source, key);
+    return { index, state: 'none', at: above };
+  }
+
+  /** One that was sent up has come back without the piece: those who wait for it are answered anew, where no other one went. */
+  #goOn(): void {
+    const key = this.#cameBackWithout;
+    this.#cameBackWithout = undefined;
+    if (key !== undefined && !this.#flights.has(key)) this.#tellAll(key);
   }
 
   #elsewhere(index: number, homes: readonly string[], tried: readonly string[]): PieceAnswer {
@@ -242,6 +294,11 @@ export class Home {
 
   /** One that asks again has not got it where it was sent. */
   #cameBack(key: string, { from, tried }: Question): void {
+    const flight = this.#flights.get(key);
+    if (flight?.by.by === 'up' && flight.by.member === from) {
+      this.#flights.delete(key);
+      this.#cameBackWithout = key;
+    }
     this.#waiting.delete(key, from);
     const sent = this.sources.release(key, from);
     if (sent !== undefined && tried.includes(sent)) this.sources.remove(key, sent);
@@ -250,17 +307,22 @@ export class Home {
   #askAboutEveryone(question: Question): PieceAnswer {
     const { source, index } = question;
     const key = pieceKey(source, index);
-    const asking = this.#checks.get(blobKey(source));
+    const isAsking = this.#checks.has(blobKey(source));
     // An asker may name any repository.
-    if (asking === undefined && this.#checks.size >= this.#limits.checks) return this.#busy(index);
+    if (!isAsking && this.#checks.size >= this.#limits.checks) return this.#busy(index);
     const answer = this.#wait(key, question);
-    if (answer.state !== 'coming') return answer;
-    asking?.add(key);
-    if (asking === undefined) {
-      this.#checks.set(blobKey(source), new Set([key]));
-      this.#effects.push({ type: 'check', source });
-    }
+    if (answer.state === 'coming') this.#checkEveryone(source, key);
     return answer;
+  }
+
+  /** `key`: a piece of which askers wait for the answer. */
+  #checkEveryone(source: BlobSource, key: string): void {
+    const known = this.#checks.get(blobKey(source));
+    if (known === undefined && this.#checks.size >= this.#limits.checks) return;
+    known?.add(key);
+    if (known !== undefined) return;
+    this.#checks.set(blobKey(source), new Set([key]));
+    this.#effects.push({ type: 'check', source });
   }
 
   // ---- requests for bytes
@@ -273,7 +335,8 @@ export class Home {
     const { self } = this.#ports;
     const hasTurn = isHome || from === self || this.sources.isSent(key, from, self) || this.#room > 0;
     if (this.#held.has(key) && right === 'yes' && hasTurn) {
-      this.#waiting.delete(key, from);
+      // Of the member that wants it as a home a reader may wait here as well.
+      if (!isHome) this.#waiting.delete(key, from);
       return this.#upload(get);
     }
     if (isHome) {
@@ -282,16 +345,20 @@ export class Home {
     }
     if (hasToken && right !== 'no' && this.rights.everyone(source, this.#now) === 'no') {
       // The fetch is the check where the piece is not here.
-      if (this.#isMine(get) && !this.#held.has(key) && !this.#flights.has(key))
-        return this.#fetchFor(key, get);
+      const isFetched = this.#above(get) === undefined && this.#isMine(get);
+      if (isFetched && !this.#held.has(key) && !this.#flights.has(key)) return this.#fetchFor(key, get);
       if (right === 'unknown') return this.#checkFor(get);
     }
-    this.#reply(request, this.#answer(get, true));
+    const answer = this.#answer(get, true);
+    if (answer.state !== 'have') return this.#reply(request, answer);
+    // A request is not sent on: where the asker is to come it hears as one does who has waited.
+    this.#reply(request, { index, state: 'coming' });
+    this.#effects.push({ type: 'tell', to: from, source, answer });
   }
 
   /** A home of the piece keeps it for others, without a right of its own. */
-  #isForHome({ forHome, from, source, index }: PieceRequest): boolean {
-    return forHome && from !== this.#ports.self && this.#ports.homes(source, index).includes(from);
+  #isForHome({ forHome, from, source, index, cell }: PieceRequest): boolean {
+    return forHome && from !== this.#ports.self && this.#ports.homes(source, index, cell).includes(from);
   }
 
   #may(get: PieceRequest): boolean {
@@ -332,7 +399,7 @@ export class Home {
     const get = this.#requests.get(request);
     this.#requests.delete(request);
     const hadSlot = this.#uploads.delete(request);
-    if (get !== undefined && (hadSlot || get.from === this.#ports.self))
+    if (get !== undefined && !get.forHome && (hadSlot || get.from === this.#ports.self))
       this.sources.release(pieceKey(get.source, get.index), get.from);
   }
 
@@ -345,14 +412,17 @@ export class Home {
 
   #begin(
     key: string,
-    { source, index, class: urgency }: Pick<Question, 'source' | 'index' | 'class'>,
+    question: Pick<Question, 'source' | 'index' | 'class' | 'cell'>,
     by: Flight['by'],
     ms = this.#limits.flightMs,
   ): void {
+    const { source, index, class: urgency, cell } = question;
     const requests = by.by === 'request' ? [by.request] : [];
-    const { number } = this.#flights.begin(key, { source, index, by, requests }, this.#now + ms);
-    if (by.by !== 'lease')
-      this.#effects.push({ type: 'fetch', flight: number, key, source, index, class: urgency, ...by });
+    const begun = { source, index, class: urgency, cell, by, requests };
+    const { number } = this.#flights.begin(key, begun, this.#now + ms);
+    if (by.by === 'lease' || by.by === 'up') return;
+    const fetch = { flight: number, key, source, index, class: urgency, cell } as const;
+    this.#effects.push({ type: 'fetch', ...fetch, ...by });
   }
 
   #fetched(event: Extract<HomeEvent, { type: 'fetched' }>): void {
@@ -360,7 +430,7 @@ export class Home {
     const flight = this.#flights.get(key);
     if (event.differs === true) this.#convict(key);
     if (flight === undefined || (flight.number !== number && !ok)) return;
-    const { by, source, index } = flight;
+    const { by, source, index, cell } = flight;
     // Of one that was given up: what came is here all the same, from another than is asked now.
     const origin = flight.number !== number ? 'disk' : by.by === 'member' ? by.member : 'registry';
     if (ok) this.keep(key, origin);
@@ -374,7 +444,7 @@ export class Home {
     this.sources.remove(key, by.member);
     const next = at !== undefined && at !== this.#ports.self && at !== by.member && this.#isAsked(at);
     this.#flights.delete(key);
-    if (next) this.#begin(key, { source, index, class: 'demand' }, { by: 'member', member: at });
+    if (next) this.#begin(key, { source, index, class: 'demand', cell }, { by: 'member', member: at });
     else this.#originNext(key, flight, [by.member]);
   }
 
@@ -413,12 +483,15 @@ export class Home {
       }
   }
 
-  /** No member had it: the registry is next. */
+  /** No member had it: the registry is next, and of a cell the zone's homes. */
   #originNext(key: string, flight: Flight, inVain: readonly string[]): void {
     this.#flights.delete(key);
     const first = this.#waiting.first(key);
     if (first === undefined) return;
-    if (this.rights.everyone(flight.source, this.#now) === 'no') this.#tellAll(key, inVain);
+    if (flight.cell !== undefined || this.#above(first) !== undefined) {
+      for (const member of inVain) this.sources.remove(key, member);
+      this.#tellAll(key);
+    } else if (this.rights.everyone(flight.source, this.#now) === 'no') this.#tellAll(key, inVain);
     else this.#begin(key, first, { by: 'everyone' });
   }
 
@@ -458,21 +531,21 @@ export class Home {
 
   // ---- what others tell
 
-  #hold({ from, source, index, ok }: Extract<HomeEvent, { type: 'hold' }>): void {
+  #hold({ from, source, index, ok, cell }: Extract<HomeEvent, { type: 'hold' }>): void {
     const key = pieceKey(source, index);
     this.sources.release(key, from);
     if (ok) this.#waiting.delete(key, from);
     const flight = this.#flights.get(key);
-    const isLease = flight?.by.by === 'lease' && flight.by.member === from;
+    const isLease = (flight?.by.by === 'lease' || flight?.by.by === 'up') && flight.by.member === from;
     if (ok) this.sources.add(key, from);
     // Those who asked it before it had the piece may be sent to it now.
     if (ok) this.#waiting.retry(key, from);
     if (isLease) this.#end(key, flight as Flight, 'again');
     else if (ok) this.#tellAll(key);
     if (!ok || this.#held.has(key) || this.#flights.has(key) || this.#held.isDoubted(key)) return;
-    const homes = this.#ports.homes(source, index);
+    const homes = this.#ports.homes(source, index, cell);
     if (homes[0] === this.#ports.self && this.#flights.size < this.#limits.flights)
-      this.#begin(key, { source, index, class: 'prefetch' }, { by: 'member', member: from });
+      this.#begin(key, { source, index, class: 'prefetch', cell }, { by: 'member', member: from });
   }
 
   /**
@@ -505,6 +578,8 @@ export class Home {
   #drop(key: string, isCompared: boolean): void {
     this.#held.delete(key);
     this.#effects.push({ type: 'drop', key, isCompared });
+    // Those who wait for a slot would wait in vain.
+    this.#tellAll(key);
   }
 
   /**
@@ -529,7 +604,7 @@ export class Home {
     ) {
       const flight = this.#flights.get(key);
       if (flight?.by.by === 'member') this.#originNext(key, flight, [flight.by.member]);
-      else if (flight !== undefined) this.#end(key, flight, flight.by.by === 'lease' ? 'again' : 'none');
+      else if (flight !== undefined) this.#end(key, flight, ANOTHERS.has(flight.by.by) ? 'again' : 'none');
     }
     for (
       let key = this.#flights.takeRetry(this.#now);
@@ -538,8 +613,9 @@ export class Home {
     ) {
       const flight = this.#flights.get(key);
       if (flight?.by.by !== 'member') continue;
-      const { number, source, index, by } = flight;
-      this.#effects.push({ type: 'fetch', flight: number, key, source, index, class: 'prefetch', ...by });
+      const { number, source, index, cell, by } = flight;
+      const fetch = { flight: number, key, source, index, class: 'prefetch', cell } as const;
+      this.#effects.push({ type: 'fetch', ...fetch, ...by });
     }
     for (
       let late = this.sources.takeLate(this.#now);
@@ -565,6 +641,8 @@ export class Home {
   }
 }
 
+/** Flights of askers. */
+const ANOTHERS: ReadonlySet<Flight['by']['by']> = new Set(['lease', 'up']);
 /** Pieces that are looked at for each event: their turn comes with the next ones. */
 const TURNS = 4;
 

@@ -13,7 +13,7 @@
  */
 import { setup } from 'xstate';
 import { MAX_MEMBERS, type Member } from '../schemas/fleet.ts';
-import { Placement, REPLICAS } from './fleet-placement.ts';
+import { CELL_LIMITS, type CellLimits, Placement, REPLICAS } from './fleet-placement.ts';
 import { compileTable } from './table.ts';
 import { TimerQueue } from './timers.ts';
 
@@ -22,9 +22,15 @@ export interface MembersLimits {
   missing: number;
   most: number;
   replicas: number;
+  cells: CellLimits;
 }
 
-export const MEMBERS_LIMITS: MembersLimits = { missing: 3, most: MAX_MEMBERS, replicas: REPLICAS };
+export const MEMBERS_LIMITS: MembersLimits = {
+  missing: 3,
+  most: MAX_MEMBERS,
+  replicas: REPLICAS,
+  cells: CELL_LIMITS,
+};
 
 const STATES = ['live', 'suspected', 'gone'] as const;
 const STEPS = ['HEARD', 'SILENT', 'LEFT'] as const;
@@ -58,7 +64,7 @@ export class Members {
   constructor(fleet: string, limits: Partial<MembersLimits> = {}) {
     this.#fleet = fleet;
     this.#limits = { ...MEMBERS_LIMITS, ...limits };
-    this.#placement = new Placement([], this.#limits.replicas);
+    this.#placement = new Placement([], this.#limits.replicas, this.#limits.cells);
   }
 
   /** A member has announced itself. `revision`: of its key in the bucket. Those of other fleets, and late ones, change nothing. */
@@ -112,7 +118,7 @@ export class Members {
     for (const { member, state } of this.#known.values()) yield { member, state };
   }
 
-  get placement(): Pick<Placement, 'homes' | 'standIns'> {
+  get placement(): Pick<Placement, 'homes' | 'standIns' | 'cellOf'> {
     return this.#placement;
   }
 

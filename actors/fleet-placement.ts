@@ -4,6 +4,11 @@
  *
  * A member with twice the weight is home of twice as many groups of pieces. For each pair of member and group a number u
  * in (0, 1) is drawn by hashing; the lowest -ln(u) / weight wins, which is the first of as many exponential clocks.
+ *
+ * **Cells.** All members of a zone that want a piece ask its homes, so what a home has to do grows with the zone. A large zone is
+ * divided: each member belongs to one cell, and in each cell a piece has homes of its own, also found by hashing, among all
+ * members of the zone. They are asked first, and see to it that one of their cell asks the zone's homes. A cell's homes do
+ * not depend on how many cells there are, so members that count differently for a moment find the same ones.
  */
 import { GROUP_PIECES, type Piece } from '../schemas/fleet.ts';
 
@@ -19,6 +24,18 @@ export interface Placed {
   /** 0: it is a home of nothing. */
   readonly weight: number;
 }
+
+export interface CellLimits {
+  /** A zone of more members has cells. */
+  undivided: number;
+  /** Members of a cell, about. */
+  members: number;
+}
+
+export const CELL_LIMITS: CellLimits = { undivided: 1_024, members: 512 };
+
+/** Another member may know of so many times as many members: it has heard of others already. */
+const MORE_KNOWN = 9 / 8;
 
 interface Candidate {
   readonly id: string;
@@ -36,10 +53,14 @@ const REMEMBERED = 4_096;
 export class Placement {
   readonly #zones = new Map<string, Zone>();
   readonly #zoneOf = new Map<string, string>();
+  /** Of members whose cell was asked for: among how many cells, and which it is. */
+  readonly #cells = new Map<string, { among: number; cell: number }>();
   readonly #replicas: number;
+  readonly #limits: CellLimits;
 
-  constructor(members: Iterable<Placed> = [], replicas: number = REPLICAS) {
+  constructor(members: Iterable<Placed> = [], replicas: number = REPLICAS, limits: CellLimits = CELL_LIMITS) {
     this.#replicas = replicas;
+    this.#limits = limits;
     for (const member of members) this.set(member);
   }
 
@@ -57,18 +78,57 @@ export class Placement {
     const zone = this.#zoneOf.get(id);
     if (zone === undefined) return;
     this.#zoneOf.delete(id);
+    this.#cells.delete(id);
     if (this.#zones.get(zone)?.delete(id) === 0) this.#zones.delete(zone);
   }
 
-  /** The piece's homes in the zone, the first to be asked first; none where no member of the zone has weight. */
-  homes(piece: Piece, zone: string): readonly string[] {
-    return this.#zones.get(zone)?.group(groupOf(piece)).homes ?? [];
+  /**
+   * The piece's homes in the zone, or in one of its cells, the first to be asked first; none where no member of the zone has weight,
+   * and in a cell that the zone cannot have.
+   */
+  homes(piece: Piece, zone: string, cell?: number): readonly string[] {
+    const group = groupOf(piece);
+    if (cell === undefined) return this.#zones.get(zone)?.group(group).homes ?? [];
+    const most = this.#cellsOf(zone, MORE_KNOWN);
+    if (most === 1 || cell >= most) return [];
+    return this.#zones.get(zone)?.group(`${group}/${cell}`).homes ?? [];
+  }
+
+  /** The cell of a member; undefined: the zone has none, or the member gives nothing to others, and none of its cell could be sent to it. */
+  cellOf(id: string): number | undefined {
+    const zone = this.#zoneOf.get(id);
+    const cells = zone === undefined ? 1 : this.#cellsOf(zone);
+    if (cells === 1) return undefined;
+    const known = this.#cells.get(id);
+    if (known?.among === cells) return known.cell;
+    const cell = drawCell(id, cells);
+    this.#cells.set(id, { among: cells, cell });
+    return cell;
+  }
+
+  #cellsOf(zone: string, times = 1): number {
+    const size = (this.#zones.get(zone)?.size ?? 0) * times;
+    return size <= this.#limits.undivided ? 1 : Math.ceil(size / this.#limits.members);
   }
 
   /** Who does what the homes do where none of them answers, in order. */
   standIns(piece: Piece, zone: string): readonly string[] {
     return this.#zones.get(zone)?.group(groupOf(piece)).standIns ?? [];
   }
+}
+
+/** Of so many; when there is one cell more, only its own members move. */
+function drawCell(id: string, among: number): number {
+  const seed = hashOf(id);
+  let cell = 0;
+  let most = 0;
+  for (let one = 0; one < among; one++) {
+    const draw = fraction(seed, hashOf(`cell ${one}`));
+    if (draw <= most) continue;
+    most = draw;
+    cell = one;
+  }
+  return cell;
 }
 
 interface Group {
@@ -86,6 +146,10 @@ class Zone {
 
   constructor(replicas: number) {
     this.#replicas = replicas;
+  }
+
+  get size(): number {
+    return this.#candidates.size;
   }
 
   group(name: string): Group {

@@ -9,6 +9,8 @@ export interface Question {
   class: JobClass;
   token: boolean;
   tried: readonly string[];
+  /** It is asked as home of this cell. */
+  cell?: number | undefined;
 }
 
 type Askers = Record<JobClass, Map<string, Question>>;

@@ -4,6 +4,7 @@ import { randomInt } from 'node:crypto';
 import { availableParallelism } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
+import type { CellLimits } from '../actors/fleet-placement.ts';
 import { type FaultsOutcome, runFaults } from '../test/support/fleet/faults.ts';
 import { runStart, type StartOptions, type StartResult } from '../test/support/fleet/start.ts';
 
@@ -17,6 +18,7 @@ const { values, positionals } = parseArgs({
     starts: { type: 'string', default: '1,10,100,1000' },
     'what-if': { type: 'string' },
     slow: { type: 'string' },
+    cells: { type: 'string' },
     json: { type: 'boolean', default: false },
   },
 });
@@ -100,12 +102,13 @@ const HEADS = [
   'last',
   'images sent',
   'questions a node',
+  'messages at the busiest',
   'wrong pieces',
 ];
 
 function row(name: string, result: StartResult): string[] {
   const seconds = (ms: number) => `${(ms / 1000).toFixed(2)} s`;
-  const { nodes, started, living, firstMs, medianMs, lastMs, egress, checksPerNode, wrong } = result;
+  const { nodes, started, living, firstMs, medianMs, lastMs, egress, checksPerNode, busiest, wrong } = result;
   return [
     name,
     String(nodes),
@@ -115,6 +118,7 @@ function row(name: string, result: StartResult): string[] {
     seconds(lastMs),
     egress.toFixed(2),
     checksPerNode.toFixed(1),
+    String(busiest),
     String(wrong),
   ];
 }
@@ -123,7 +127,7 @@ function table(cases: ReadonlyArray<readonly [name: string, options: Partial<Sta
   const rows = [HEADS];
   const results: Array<StartResult & { name: string }> = [];
   for (const [name, options] of cases) {
-    const result = runStart(options);
+    const result = runStart({ ...divided(), ...options });
     results.push({ name, ...result });
     rows.push(row(name, result));
     if (!values.json) console.error(`fleet-sim: ${name} ${result.nodes} nodes, ${result.events} events`);
@@ -133,6 +137,16 @@ function table(cases: ReadonlyArray<readonly [name: string, options: Partial<Sta
   for (const cells of rows)
     console.log(`| ${cells.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join(' | ')} |`);
 }
+
+/** As `--cells` says. */
+function divided(): Partial<StartOptions> {
+  if (values.cells === undefined) return {};
+  if (values.cells === '0') return { cells: UNDIVIDED };
+  const members = whole('cells', values.cells);
+  return { cells: { undivided: 2 * members, members } };
+}
+
+const UNDIVIDED: CellLimits = { undivided: Number.POSITIVE_INFINITY, members: 1 };
 
 function starts(): void {
   const numbers = values.starts.split(',').map((text) => whole('starts', text));
@@ -152,6 +166,11 @@ function whatIf(nodes: number): void {
     ['5 % dead', { nodes, deadShare: 0.05 }],
     ['5 % lying', { nodes, lyingShare: 0.05 }],
     ['5 % dead, 5 % lying', { nodes, deadShare: 0.05, lyingShare: 0.05 }],
+    ['cells of a tenth', { nodes, cells: { undivided: 1, members: Math.ceil(nodes / 10) } }],
+    [
+      'cells of a tenth, half of the members know of none',
+      { nodes, cells: { undivided: 1, members: Math.ceil(nodes / 10) }, oldShare: 0.5 },
+    ],
     ['homes alone send', { nodes, perHolder: 0 }],
     ['public image', { nodes, kind: 'public' }],
     ['registry without tokens', { nodes, kind: 'basic' }],

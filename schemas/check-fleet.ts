@@ -17,6 +17,7 @@ import {
   type LedgerQuestion,
   type LedgerSubject,
   MAX_ASKED,
+  MAX_CELLS,
   MAX_LEDGER_ANSWERS,
   MAX_LEDGER_ENTRIES,
   MAX_LEDGER_LAYERS,
@@ -89,6 +90,7 @@ const MEMBER = fields({
   leaving: maybe(flag),
 });
 
+const cell = count(0, MAX_CELLS - 1);
 const nonce = matches(/^[0-9a-f]{32}$/);
 const PROOF = fields({ nonce, hash: matches(/^[0-9a-f]{64}$/) });
 const CHALLENGE = fields({ nonce, from: count(0, MAX_BLOB), to: count(1, MAX_BLOB) });
@@ -107,6 +109,7 @@ const ASK = fields({
   source,
   pieces: indexes,
   tried: maybe(list(token, MAX_TRIED)),
+  cell: maybe(cell),
   proof: maybe(PROOF),
 });
 
@@ -118,7 +121,7 @@ const PIECE_ANSWER = fields({
   challenge: maybe(challenge),
 });
 const ANSWER = fields({ v: only(1), registry, digest: isDigest, pieces: list(PIECE_ANSWER, MAX_ASKED) });
-const HOLD = fields({ v: only(1), source, pieces: indexes, failed: maybe(indexes) });
+const HOLD = fields({ v: only(1), source, pieces: indexes, failed: maybe(indexes), cell: maybe(cell) });
 const WRONG = fields({ v: only(1), source, index, member: token });
 
 /** Of a builder. */
@@ -163,6 +166,8 @@ export const isFleetAsk = (value: unknown): value is FleetAsk =>
   ASK(value) && (value as FleetAsk).pieces.length > 0 && fits(value as FleetAsk);
 
 export const isFleetAnswer = (value: unknown): value is FleetAnswer => ANSWER(value);
+
+export const isFleetCell = (value: unknown): value is number => cell(value);
 
 export const isFleetChallenge = (value: unknown): value is FleetChallenge => challenge(value);
 

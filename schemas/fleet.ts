@@ -30,6 +30,8 @@ export const GROUP_PIECES = 8;
 export const MAX_ASKED = 64;
 /** Members of which a member takes notice. */
 export const MAX_MEMBERS = 20_000;
+/** Cells of a zone (actors/fleet-placement.ts). */
+export const MAX_CELLS = 1_024;
 /** Members that an ask says it has tried. */
 export const MAX_TRIED = 8;
 export const MAX_WEIGHT = 1_000;
@@ -103,6 +105,11 @@ export interface FleetAsk {
   pieces: readonly number[];
   /** Members that did not bring these pieces: a second home takes over from the first only then. */
   tried?: readonly string[];
+  /**
+   * The member is asked as home of this cell of a large zone. One of an earlier version takes no notice: it is no home of the
+   * zone, and names the one that is.
+   */
+  cell?: number;
   /** To the challenge that came with `prove`. */
   proof?: FleetProof;
 }
@@ -129,7 +136,7 @@ export interface FleetChallenge {
  * - `prove`: ask again with the answer to the challenge: the registry has no tokens.
  * - `fetch`: fetch it from the registry, and say so by a FleetHold. Others wait for you meanwhile, for so long at most.
  * - `busy`: not before `ms`; ask another home, or the registry.
- * - `none`: neither here nor this member's to fetch.
+ * - `none`: neither here nor this member's to fetch. A home of a cell says so to the one that is to get it for the cell.
  */
 export type PieceState = 'have' | 'coming' | 'bring' | 'prove' | 'fetch' | 'busy' | 'none';
 
@@ -159,6 +166,8 @@ export interface FleetHold {
   pieces: readonly number[];
   /** It could not fetch these, which it had been told to: another member may. */
   failed?: readonly number[];
+  /** The member is told as home of this cell. */
+  cell?: number;
 }
 
 /** To the home that named the member whose bytes did not verify, and to that member. */
@@ -246,6 +255,8 @@ export const PIECE_HEADERS = {
   tried: 'x-cofa-tried',
   /** `1`: a home of the piece wants it, to keep it for others. */
   forHome: 'x-cofa-for-home',
+  /** As `cell` of an ask; with `forHome`: whose home wants it. */
+  cell: 'x-cofa-cell',
   /** Of the answer: where the bytes came from: `registry`, or a member. */
   from: 'x-cofa-from',
 } as const;

@@ -182,7 +182,7 @@ export class Asking {
     const { send, onHedge, getting, toAsker } = this.#options;
     switch (effect.type) {
       case 'ask': {
-        const { member, source, index, class: urgency, tried, isHedge } = effect;
+        const { member, source, index, class: urgency, tried, cell, isHedge } = effect;
         if (isHedge) onHedge();
         const proof = effect.token ? undefined : this.#options.proofs.take(member, source);
         return send(member, {
@@ -193,6 +193,7 @@ export class Asking {
           source,
           pieces: [index],
           ...(tried.length === 0 ? {} : { tried }),
+          ...(cell === undefined ? {} : { cell }),
           ...(proof === undefined ? {} : { proof }),
         });
       }
@@ -216,9 +217,10 @@ export class Asking {
         return toAsker({ type: 'read', key: effect.key, ok: false });
       case 'hold':
         for (const member of effect.members) {
-          const { source, index, ok } = effect;
+          const { source, index, ok, cell } = effect;
           const said = ok ? { pieces: [index] } : { pieces: [], failed: [index] };
-          send(member, { kind: 'hold', v: 1, source, ...said });
+          const asHome = cell === undefined ? {} : { cell };
+          send(member, { kind: 'hold', v: 1, source, ...said, ...asHome });
         }
         return;
       case 'wrong': {
@@ -252,7 +254,7 @@ export class Asking {
 
   async #get(effect: Extract<AskerEffect, { type: 'get' }>): Promise<void> {
     const { toAsker } = this.#options;
-    const { member, key, source, index, class: urgency, tried } = effect;
+    const { member, key, source, index, class: urgency, tried, cell } = effect;
     let token: string | undefined;
     if (effect.token) {
       token = this.#tokenFor(key);
@@ -265,7 +267,7 @@ export class Asking {
     try {
       const noToken = token === undefined && [...(this.#waiters.get(key) ?? [])].every((one) => one.noToken);
       const proof = noToken ? this.#options.proofs.take(member, source) : undefined;
-      const asked = { source, index, class: urgency, token, noToken, proof, tried, forHome: false };
+      const asked = { source, index, class: urgency, token, noToken, proof, tried, forHome: false, cell };
       const got = await this.#from(member, asked);
       if ('answer' in got) return this.#answered(member, key, got.answer);
       const { bytes } = got;

@@ -151,7 +151,7 @@ export class Giving {
 
   async #ofMember(effect: Extract<HomeEffect, { type: 'fetch' }> & { by: 'member' }): Promise<void> {
     const { toHome, getting, pieces, self } = this.#options;
-    const { flight, key, source, index, class: urgency, member } = effect;
+    const { flight, key, source, index, class: urgency, member, cell } = effect;
     const asked = {
       source,
       index,
@@ -160,6 +160,7 @@ export class Giving {
       noToken: false,
       tried: [],
       forHome: true,
+      cell,
     };
     const bring = async () => {
       if (member === self) return undefined;

@@ -24,6 +24,7 @@ import { LedgerTalk, type LedgerTalkOptions } from './ledger.ts';
 import type { Members } from './members.ts';
 import { Messages, type Said } from './messages.ts';
 import { PieceStore } from './piece-store.ts';
+import { Post } from './post.ts';
 import { Pieces } from './pieces.ts';
 import { Proofs } from './proofs.ts';
 import type { Pools } from './pools.ts';
@@ -36,7 +37,7 @@ export interface PartsOptions {
   cacheBytes: number;
   /** Bytes a second that others may read from it; undefined: no limit. */
   uploadBytes: number | undefined;
-  members: Pick<Members, 'homes' | 'standIns' | 'find' | 'stateOf'>;
+  members: Pick<Members, 'cell' | 'homes' | 'standIns' | 'find' | 'stateOf'>;
   peers: Peers;
   pools: Pools;
   registry: Pick<RegistryClient, 'part' | 'isBlobGiven'>;
@@ -82,7 +83,8 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     onLost: (key) => pieces.lost(key),
   });
   const pieces = new Pieces({ store, onLost: (key) => core.toHome({ type: 'lost', key }), log });
-  const homes = ({ digest }: BlobSource, index: number) => members.homes({ digest, index });
+  const homes = ({ digest }: BlobSource, index: number, cell?: number) =>
+    members.homes({ digest, index }, cell);
   const standIns = ({ digest }: BlobSource, index: number) => members.standIns({ digest, index });
   const home = new Home(
     {
@@ -102,6 +104,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
   const asker = new Asker({
     self,
     holds: (key) => home.has(key),
+    cell: () => members.cell(),
     homes,
     standIns,
     peers,
@@ -124,12 +127,13 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     else if (said.kind === 'hold') {
       peers.heard(from, now());
       for (const [list, ok] of [[said.pieces, true] as const, [said.failed ?? [], false] as const])
-        for (const index of list) toHome({ type: 'hold', from, source: said.source, index, ok });
+        for (const index of list)
+          toHome({ type: 'hold', from, source: said.source, index, ok, cell: said.cell });
     } else
       for (const index of said.pieces) {
-        const { source, class: urgency, token, tried = [], proof } = said;
+        const { source, class: urgency, token, tried = [], cell, proof } = said;
         if (proof !== undefined) proofs.shown(from, source, proof);
-        toHome({ type: 'ask', from, source, index, class: urgency, token, tried });
+        toHome({ type: 'ask', from, source, index, class: urgency, token, tried, cell });
       }
   };
   const messages = new Messages({
@@ -141,7 +145,8 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     now,
     log,
   });
-  const send = (to: string, said: Said) => (to === self ? heard(self, said) : messages.send(to, said));
+  const post = new Post(messages.send.bind(messages));
+  const send = (to: string, said: Said) => (to === self ? heard(self, said) : post.send(to, said));
   const ledger: LedgerTalk = new LedgerTalk({
     ...options.ledger,
     send: messages.send.bind(messages),
@@ -175,7 +180,7 @@ export async function assemble(options: PartsOptions): Promise<Parts> {
     getting,
     give: (from, asked, signal) => giving.give(from, asked, signal),
     pieces,
-    keep: (key, from) => home.keep(key, from),
+    keep: (key, from) => toHome({ type: 'kept', key, from }),
     serves: options.cacheBytes > 0,
     onHedge: () => counts.add('fleet_hedges_total'),
     proofs,

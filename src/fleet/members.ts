@@ -110,9 +110,14 @@ export class Members {
     return this.#view.stateOf(id);
   }
 
-  /** The piece's homes in this member's zone, itself among them, the first to be asked first. */
-  homes(piece: Piece): readonly string[] {
-    return this.#view.placement.homes(piece, this.#options.self.zone);
+  /** The cell of this member in its zone (actors/fleet-placement.ts); undefined: it has none. */
+  cell(): number | undefined {
+    return this.#view.placement.cellOf(this.#options.self.id);
+  }
+
+  /** The piece's homes in this member's zone, or in a cell of it, itself among them, the first to be asked first. */
+  homes(piece: Piece, cell?: number): readonly string[] {
+    return this.#view.placement.homes(piece, this.#options.self.zone, cell);
   }
 
   /** Who does what they do where none of them answers. */

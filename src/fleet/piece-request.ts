@@ -5,7 +5,7 @@
  *     ← 200 or 206, with bytes            else a status of PIECE_STATUS, with a PieceAnswer
  */
 import type { IncomingMessage } from 'node:http';
-import { isFleetBlob, isFleetProof } from '../../schemas/check-fleet.ts';
+import { isFleetBlob, isFleetCell, isFleetProof } from '../../schemas/check-fleet.ts';
 import type { BlobSource, JobClass } from '../../schemas/fetch.ts';
 import {
   bytesOfPiece,
@@ -32,6 +32,8 @@ export interface PieceAsk {
   tried: readonly string[];
   /** A home of the piece wants it, to keep it for others. */
   forHome: boolean;
+  /** Of a large zone: the cell whose home is asked, or wants it. */
+  cell?: number | undefined;
 }
 
 /** Of a process of this node: a part of the piece, `[from, to)`. */
@@ -47,6 +49,7 @@ export function lengthOf({ source, index }: Pick<PieceOrder, 'source' | 'index'>
 }
 
 const PATH = /^\/v1\/piece\/(sha256:[0-9a-f]{64})\/(0|[1-9]\d{0,6})$/;
+const CELL = /^(?:0|[1-9]\d{0,3})$/;
 const RANGE = /^bytes=(\d{1,7})-(\d{1,7})$/;
 /** RFC 6750, 2.1; a token of a registry has some 1 to 3 KB. */
 const TOKEN = /^[\x21-\x7e]{1,8192}$/;
@@ -87,6 +90,9 @@ export function readAsk({
   const tried = list === '' ? [] : list.split(',');
   if (tried.length > MAX_TRIED || !tried.every((one) => FLEET_TOKEN.test(one))) return undefined;
   const forHome = header(PIECE_HEADERS.forHome) === '1';
+  const ofCell = header(PIECE_HEADERS.cell);
+  const cell = CELL.test(ofCell) ? Number(ofCell) : undefined;
+  if (ofCell !== '' && !isFleetCell(cell)) return undefined;
   const noToken = token === undefined && header(PIECE_HEADERS.noToken) === '1';
   const shown = header(PIECE_HEADERS.proof);
   const [nonce, hash] = shown.split(' ');
@@ -101,6 +107,7 @@ export function readAsk({
     ...(isFleetProof(proof) ? { proof } : {}),
     tried,
     forHome,
+    ...(cell === undefined ? {} : { cell }),
   };
 }
 
@@ -121,6 +128,7 @@ export function asRequest({
   proof,
   tried,
   forHome,
+  cell,
 }: PieceAsk) {
   return {
     path: `/v1/piece/${source.digest}/${index}`,
@@ -135,6 +143,7 @@ export function asRequest({
       ...(proof === undefined ? {} : { [PIECE_HEADERS.proof]: `${proof.nonce} ${proof.hash}` }),
       ...(tried.length === 0 ? {} : { [PIECE_HEADERS.tried]: tried.join() }),
       ...(forHome ? { [PIECE_HEADERS.forHome]: '1' } : {}),
+      ...(cell === undefined ? {} : { [PIECE_HEADERS.cell]: String(cell) }),
     },
   };
 }

@@ -12,13 +12,15 @@ function newAsker(
   homes: readonly string[] = ['first', 'second'],
   limits: Partial<AskerLimits> = {},
   held: readonly string[] = [],
+  cell: number | undefined = undefined,
 ) {
   const peers = new Peers(() => 0);
   const asker = new Asker(
     {
       self: 'self',
       holds: (one) => held.includes(one.slice(one.lastIndexOf(' ') + 1)),
-      homes: () => homes,
+      cell: () => cell,
+      homes: (_source, _index, of) => (of === undefined ? homes : ['near', 'next']),
       standIns: () => ['third', 'fourth'],
       peers,
       serves: true,
@@ -351,5 +353,69 @@ describe('many pieces', () => {
     want(0);
     want(1);
     expect(want(2)).toEqual(['read']);
+  });
+});
+
+test('a member that keeps a place for this node hears that it needs it no more', () => {
+  const { want, answer, came, send, key } = newAsker(undefined, {}, ['0']);
+  want();
+  answer('self', 'busy');
+  answer('first', 'have', { at: 'holder' });
+  came('holder');
+  expect(answer('second', 'have')).toEqual(['hold to second']);
+  expect(answer('second', 'coming')).toEqual([]);
+  // And that it does not have it, where no job here wanted it any more.
+  const gone = newAsker();
+  gone.want();
+  send({ type: 'drop', key, now: 0 });
+  gone.send({ type: 'drop', key, now: 0 });
+  expect(gone.answer('first', 'have')).toEqual(['failed to first']);
+});
+
+describe('in a large zone', () => {
+  const newMember = () => newAsker(undefined, {}, [], 3);
+  const verified = { type: 'verified', key: pieceKey(SOURCE, 0), source: SOURCE, index: 0, now: 0 } as const;
+
+  test('the homes of the own cell are asked and told, and no others', () => {
+    const { asker, want, answer, came, send } = newMember();
+    expect(want()).toEqual(['ask near']);
+    answer('near', 'have', { at: 'holder' });
+    came('holder');
+    expect(send(verified)).toEqual(['hold to near,next']);
+    expect(
+      asker.handle({ type: 'want', source: SOURCE, index: 1, class: 'demand', token: true, now: 0 }),
+    ).toMatchObject([{ type: 'ask', member: 'near', cell: 3 }]);
+  });
+
+  test('one that is sent on for its cell asks the home of the zone, as any other does, and tells both', () => {
+    const { asker, want, answer, came } = newMember();
+    want();
+    expect(answer('near', 'none', { at: 'first' })).toEqual(['ask first']);
+    answer('first', 'have');
+    came('first');
+    expect(asker.handle(verified)).toMatchObject([
+      { type: 'hold', members: ['near', 'next'], cell: 3 },
+      { type: 'hold', members: ['first', 'second'] },
+    ]);
+    // Once: the piece may come by the cell the next time.
+    expect(asker.handle(verified)).toHaveLength(1);
+  });
+
+  test('where the home of the zone is silent the cell hears so, and sends it to the next one', () => {
+    const { want, answer, silent } = newMember();
+    want();
+    answer('near', 'none', { at: 'first' });
+    expect(silent('first')).toEqual(['leave first', 'ask near after first']);
+    expect(answer('near', 'none', { at: 'second' })).toEqual(['ask second after first']);
+  });
+
+  test('where no home of the cell is there the zone is asked, and told', () => {
+    const { want, answer, silent, came, send } = newMember();
+    want();
+    expect(silent('near')).toEqual(['leave near', 'ask next after near']);
+    expect(silent('next')).toEqual(['leave next', 'ask first']);
+    answer('first', 'have');
+    came('first');
+    expect(send(verified)).toEqual(['hold to near,next', 'hold to first,second']);
   });
 });

@@ -24,7 +24,7 @@ function newHome(limits: Partial<HomeLimits> = {}, self = 'home', used = [SOURCE
   const home = new Home(
     {
       self,
-      homes: () => ['home', 'second'],
+      homes: (_source, _index, cell) => (cell === undefined ? ['home', 'second'] : ['near', 'next']),
       standIns: () => ['third', 'fourth'],
       isAsked: (member) => !['dead', 'busy'].includes(member),
       isThere: (member) => member !== 'dead',
@@ -437,4 +437,111 @@ describe('wrong bytes', () => {
     home.sources.add(key(), 'liar');
     expect(states(ask('four'))).not.toContain('four have at liar');
   });
+});
+
+describe('as home of a cell', () => {
+  const near = (limits: Partial<HomeLimits> = {}) => {
+    const made = newHome(limits, 'near');
+    const ask = (from: string, more: Asked = {}) => made.ask(from, { cell: 3, ...more });
+    const held = (from: string, now = 0) =>
+      made.send({ type: 'hold', from, source: SOURCE, index: 0, ok: true, cell: 3, now });
+    return { ...made, ask, held };
+  };
+
+  test('it sends one asker to the home of the zone, has the others wait, and gets the piece from the one', () => {
+    const { home, ask, held, ends } = near();
+    expect(states(ask('one'))).toEqual(['check', 'one none at home']);
+    expect([ask('two'), ask('three')].map(states)).toEqual([['two coming'], ['three coming']]);
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    const copy = held('one');
+    expect(states(copy)).toEqual(['two have at one', 'three have at one', 'fetch by member']);
+    expect(copy.at(-1)).toMatchObject({ member: 'one', cell: 3 });
+    expect(states(ends(copy, { ok: true }))).toEqual([]);
+    expect(states(ask('four'))).toEqual(['four have']);
+  });
+
+  test('it fetches nothing with a token that comes: who brings one is looked at, and sent on', () => {
+    const { home, ask, get, send } = near();
+    home.rights.learnedOfEveryone(SOURCE, false, 0);
+    expect(states(ask('one'))).toEqual(['one bring']);
+    expect(states(get('one', { hasToken: true, cell: 3 }))).toEqual(['check']);
+    const checked = send({ type: 'checked', from: 'one', source: SOURCE, may: true, now: 0 });
+    expect(checked).toMatchObject([{ type: 'reply', answer: { state: 'none', at: 'home' } }]);
+  });
+
+  test('where the one says nothing for a while the next one is sent; where it comes back without the piece, at once', () => {
+    const { ask, send } = near({ upMs: 3_000 });
+    ask('one');
+    ask('two');
+    ask('three');
+    expect(states(send({ type: 'tick', now: 3_000 }))).toEqual(['two none at home']);
+    // The home of the zone is silent.
+    expect(states(ask('two', { tried: ['home'], now: 3_500 }))).toEqual(['two none at second']);
+    expect(states(ask('two', { tried: ['home', 'second', 'third', 'fourth'], now: 3_600 }))).toEqual([
+      'two none',
+      'three none at home',
+    ]);
+  });
+
+  test('where a reader of this very node gets the piece, as one of another cell, those who wait have it at once', () => {
+    const { home, ask, send, key } = near();
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    ask('one');
+    ask('two');
+    expect(states(send({ type: 'kept', key: key(), from: 'else', now: 0 }))).toEqual(['two have']);
+    expect(home.status().flights).toBe(0);
+  });
+
+  test('a member that comes for a copy as a home goes on waiting as a reader', () => {
+    const { home, ask, get, send, key, now } = near({ uploads: 1 });
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    send({ type: 'kept', key: key(), from: 'else', now: 0 });
+    expect(states(ask('one'))).toEqual(['one have']);
+    expect(states(ask('next'))).toEqual(['next coming']);
+    expect(states(get('next', { forHome: true, cell: 3 }))).toEqual(['send']);
+    send({ type: 'hold', from: 'one', source: SOURCE, index: 0, ok: true, cell: 3, now: now() });
+    expect(home.status().waiting).toBe(0);
+  });
+
+  test('a reader is sent as well where prefetch was sent, and waits behind no one', () => {
+    const { ask } = near();
+    expect(states(ask('one', { class: 'prefetch' }))).toEqual(['check', 'one none at home']);
+    expect(states(ask('two', { class: 'prefetch' }))).toEqual(['two coming']);
+    expect(states(ask('three'))).toEqual(['three none at home']);
+    expect(states(ask('four'))).toEqual(['four coming']);
+  });
+
+  test('one that is a home of the zone, too, fetches as such', () => {
+    const { ask } = newHome();
+    expect(states(ask('one', { cell: 3 }))).toEqual(['fetch by member', 'one coming']);
+    const second = newHome({}, 'second');
+    expect(states(second.ask('one', { cell: 3, tried: ['home'] }))).toEqual([
+      'fetch by everyone',
+      'one coming',
+    ]);
+  });
+
+  test('the second home of the cell does so as well: it is asked where the first is late. Who is no home of it names the zone', () => {
+    const { ask } = newHome({}, 'next');
+    expect(states(ask('one', { cell: 3 }))).toEqual(['check', 'one none at home']);
+    expect(states(ask('two', { cell: 3 }))).toEqual(['two coming']);
+    expect(states(newHome({}, 'else').ask('one', { cell: 3 }))).toEqual(['one none at home']);
+  });
+
+  test('homes of the cell get bytes to keep them, without a right; of another cell none do', () => {
+    const { isPrivate, get } = newHome({}, 'holder');
+    isPrivate();
+    expect(states(get('near', { forHome: true, cell: 3 }))).toEqual(['send']);
+    expect(states(get('near', { forHome: true }))).toEqual(['reply bring']);
+  });
+});
+
+test('a request for bytes that others are to give is told so by a message: it gets no address in the place of bytes', () => {
+  const { home, get, isPrivate, send } = newHome({ uploads: 1 });
+  isPrivate();
+  for (const one of ['one', 'two']) home.rights.learned(one, SOURCE, true, 0);
+  home.sources.add(pieceKey(SOURCE, 0), 'holder');
+  expect(states(get('one'))).toEqual(['send']);
+  expect(states(get('two'))).toEqual(['reply coming', 'two have at holder']);
+  expect(send({ type: 'tick', now: 0 })).toEqual([]);
 });

@@ -81,3 +81,46 @@ describe('homes of pieces', () => {
     expect(placement.homes(PIECES[0] as never, 'c')).toEqual([]);
   });
 });
+
+describe('cells of a large zone', () => {
+  const LIMITS = { undivided: 100, members: 50 };
+  const PIECE = { digest: digest(1), index: 0 };
+  const among = (count: number) => new Placement(members(count), 2, LIMITS);
+  const cells = (placement: Placement, count: number) => members(count).map(({ id }) => placement.cellOf(id));
+
+  test('a zone has them from so many members on, each of about as many', () => {
+    expect(new Set(cells(among(100), 100))).toEqual(new Set([undefined]));
+    const sizes = new Map<number | undefined, number>();
+    for (const cell of cells(among(1_000), 1_000)) sizes.set(cell, (sizes.get(cell) ?? 0) + 1);
+    expect(sizes.size).toBe(20);
+    for (const size of sizes.values()) expect(Math.abs(size - 50)).toBeLessThan(25);
+  });
+
+  test('a piece has other homes in each, which are the same however many cells there are', () => {
+    const [some, more] = [among(1_000), among(1_040)];
+    const homes = Array.from({ length: 20 }, (_, cell) => some.homes(PIECE, 'a', cell).join());
+    expect(new Set([...homes, some.homes(PIECE, 'a').join()]).size).toBeGreaterThan(19);
+    const same = homes.filter((list, cell) => list === more.homes(PIECE, 'a', cell).join());
+    expect(same.length).toBeGreaterThan(14);
+  });
+
+  test('when there is one more, its own members move and no others', () => {
+    const [before, after] = [cells(among(1_000), 1_000), cells(among(1_001), 1_000)];
+    const moved = after.flatMap((cell, at) => (cell === before[at] ? [] : [cell]));
+    expect(new Set(moved)).toEqual(new Set([20]));
+    expect(moved.length).toBeLessThan(100);
+  });
+
+  test('a member that gives nothing to others is of none: who waits for it would wait in vain', () => {
+    const placement = among(1_000);
+    placement.set(member('light', 0));
+    expect(placement.cellOf('light')).toBeUndefined();
+  });
+
+  test('no member is a home of a cell that the zone cannot have, nor of any where it has none', () => {
+    expect([0, 21, 23, 900].map((cell) => among(1_000).homes(PIECE, 'a', cell).length)).toEqual([2, 2, 0, 0]);
+    expect([0, 1].map((cell) => among(80).homes(PIECE, 'a', cell).length)).toEqual([0, 0]);
+    // Others may have heard of more members.
+    expect(among(95).homes(PIECE, 'a', 2)).toHaveLength(2);
+  });
+});

@@ -68,7 +68,13 @@ async function newMember(
     dir,
     cacheBytes: 1e9,
     uploadBytes: undefined,
-    members: { homes: () => ['home'], standIns: () => [], find, stateOf: () => 'live' },
+    members: {
+      cell: () => undefined,
+      homes: () => ['home'],
+      standIns: () => [],
+      find,
+      stateOf: () => 'live',
+    },
     peers: new Peers(() => 0),
     pools: new Pools({ identity: { key: '', certificate: '' }, find: () => undefined }),
     registry,
@@ -176,7 +182,13 @@ it('who is named for bytes is the member that they came from, also where another
     await cleanup.tempDir('member'),
     () => {},
     {
-      members: { homes: () => ['honest'], standIns: () => [], find, stateOf: () => 'live' },
+      members: {
+        cell: () => undefined,
+        homes: () => ['honest'],
+        standIns: () => [],
+        find,
+        stateOf: () => 'live',
+      },
       pools: { to: (id: string) => ({ request: () => request(id === 'liar' ? lie : right) }) } as never,
     },
   );

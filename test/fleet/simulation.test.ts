@@ -7,7 +7,8 @@ describe('a simulated fleet', () => {
   test('forty seeds of faults break no rule, and meet each fault', () => {
     const met = new Set<string>();
     for (let seed = 1; seed <= 40; seed++) for (const what of runFaults(seed).met) met.add(what);
-    for (const fault of [...FAULTS, 'calm', 'no right', 'basic', 'public']) expect([...met]).toContain(fault);
+    for (const fault of [...FAULTS, 'calm', 'no right', 'basic', 'public', 'cells'])
+      expect([...met]).toContain(fault);
   });
 
   test('seeds in which the registry was asked twice, since the only member that had the piece was busy or had been silent', () => {
@@ -34,6 +35,36 @@ describe('a simulated fleet', () => {
     // Without the fleet it is a hundred times the bytes of one.
     expect(c).toBeLessThan(4 * a);
     expect(c - b).toBeLessThan(b - a);
+  });
+
+  test.each(['public', 'tokens', 'basic'] as const)(
+    'a zone with cells, %s: one fetch of each piece, and the busiest member hears a part of what it would hear without',
+    (kind) => {
+      const many = { nodes: 200, kind, pieces: 16, startPieces: 16 };
+      const whole = runStart({ ...many, cells: { undivided: 1_000, members: 500 } });
+      const divided = runStart({ ...many, cells: { undivided: 50, members: 25 } });
+      expect([divided.egress, divided.started]).toEqual([1, 200]);
+      expect(divided.busiest).toBeLessThan(whole.busiest / 2);
+      expect(divided.lastMs).toBeLessThan(whole.lastMs * 1.5);
+    },
+  );
+
+  test('half of the members know of no cells: one fetch of each piece', () => {
+    const { egress, started } = runStart({
+      nodes: 200,
+      cells: { undivided: 50, members: 25 },
+      oldShare: 0.5,
+    });
+    expect([egress, started]).toEqual([1, 200]);
+  });
+
+  test('a zone with cells where a twentieth is dead, and a twentieth lies: all living ones start, for a few images', () => {
+    const cells = { undivided: 50, members: 25 };
+    const dead = runStart({ nodes: 200, cells, deadShare: 0.05 });
+    expect([dead.started, dead.egress]).toEqual([dead.living, 1]);
+    const lying = runStart({ nodes: 200, cells, lyingShare: 0.05 });
+    expect(lying.started).toBe(200);
+    expect(lying.egress).toBeLessThan(2);
   });
 
   test.each(['public', 'tokens', 'basic'] as const)(

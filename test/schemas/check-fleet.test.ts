@@ -60,6 +60,9 @@ describe('what members say', () => {
       false,
     ],
     ['an ask for a piece behind the end of the blob', isFleetAsk, { ...ASK, pieces: [4] }, false],
+    ['an ask of a cell', isFleetAsk, { ...ASK, cell: 1_023 }, true],
+    ['an ask of a cell that no zone has', isFleetAsk, { ...ASK, cell: 1_024 }, false],
+    ['an ask with what a later version says', isFleetAsk, { ...ASK, later: 1 }, true],
     ['an ask for nothing', isFleetAsk, { ...ASK, pieces: [] }, false],
     ['an ask for one piece twice', isFleetAsk, { ...ASK, pieces: [1, 1] }, false],
     [
@@ -73,6 +76,8 @@ describe('what members say', () => {
       false,
     ],
     ['a hold', isFleetHold, { v: 1, source: SOURCE, pieces: [3] }, true],
+    ['a hold in a cell', isFleetHold, { v: 1, source: SOURCE, pieces: [3], cell: 0 }, true],
+    ['a hold in half a cell', isFleetHold, { v: 1, source: SOURCE, pieces: [3], cell: 0.5 }, false],
     ['a hold behind the end', isFleetHold, { v: 1, source: SOURCE, pieces: [9] }, false],
     [
       'a word about a piece behind the end',

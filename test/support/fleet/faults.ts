@@ -69,6 +69,8 @@ class Run {
   /** Draws by itself: what is added here changes no other draw of a seed. */
   readonly #narrow: Random;
   readonly #isCrowded: boolean;
+  /** Members of a cell; undefined: zones have none. */
+  readonly #cell: number | undefined;
   readonly #met = new Set<string>();
   /** Zones in which something has gone wrong: there a piece may be fetched more than once. */
   readonly #troubled = new Set<string>();
@@ -87,6 +89,9 @@ class Run {
     this.#narrow = new Random(seed + 1_000_003);
     this.#isCrowded = this.#narrow.chance(0.3);
     if (this.#isCrowded) this.#met.add('few at once');
+    const cells = new Random(seed + 2_000_003);
+    this.#cell = cells.chance(0.5) ? cells.int(1, 4) : undefined;
+    if (this.#cell !== undefined) this.#met.add('cells');
     const { random } = world;
     const nodes = random.int(2, 14);
     this.#zones = Array.from({ length: random.int(1, 3) }, (_, at) => `zone-${at}`);
@@ -233,7 +238,10 @@ class Run {
       room: 10_000,
       isLiar: false,
       skewMs: 0,
-      members: new Members('sim'),
+      members: new Members(
+        'sim',
+        this.#cell === undefined ? {} : { cells: { undivided: this.#cell, members: this.#cell } },
+      ),
       home: random.chance(0.3) ? { uploads: 1, queued: 2, waiting: 4 } : {},
       asker: isNarrow ? { atOnce: 2 } : {},
     });
@@ -242,7 +250,7 @@ class Run {
     const announce = () => {
       if (node.isDead) return;
       for (const other of this.#net.nodes.values())
-        if (other !== node) this.#net.message(node, other.id, () => this.#hears(node, other));
+        if (other !== node) this.#net.message(node, other.id, 1, () => this.#hears(node, other));
       node.tick();
       this.#checkBounds(node);
       this.#world.after(ANNOUNCE_MS, announce);

@@ -9,8 +9,9 @@ const MESSAGE_MS = 0.4;
 const DIRECT_MS = 0.3;
 /** While bytes come the asker hears so this often. */
 const MOVES_MS = 500;
-/** Of a member's processor for a message. */
-const WORK_MS = 0.02;
+/** Of a member's processor for a message, and for each piece that it is about. */
+const WORK_MS = 0.015;
+const PIECE_MS = 0.005;
 /** A request to a registry that does not answer. */
 const REGISTRY_SILENT_MS = 3_000;
 /** A connection to a machine that is gone. */
@@ -40,7 +41,13 @@ export class Net {
   }
 
   /** On NATS. `noOne`: it is known at once that no one listens. */
-  message(from: SimNode, member: string, run: (to: SimNode) => void, noOne?: () => void): void {
+  message(
+    from: SimNode,
+    member: string,
+    pieces: number,
+    run: (to: SimNode) => void,
+    noOne?: () => void,
+  ): void {
     this.messages += 1;
     const to = this.nodes.get(member);
     const isSelf = to === from;
@@ -59,8 +66,9 @@ export class Net {
         if (noOne !== undefined && !this.vanished.has(member)) noOne();
         return;
       }
+      to.messages += 1;
       const waitMs = to.busyUntil - this.world.now;
-      to.busyUntil = Math.max(to.busyUntil, this.world.now) + WORK_MS;
+      to.busyUntil = Math.max(to.busyUntil, this.world.now) + WORK_MS + pieces * PIECE_MS;
       if (to.options.processors !== undefined) this.#work(to, run);
       else if (waitMs <= 0) run(to);
       else
@@ -103,6 +111,7 @@ export class Net {
     urgency: JobClass,
     token: boolean,
     tried: readonly string[],
+    cell: number | undefined,
     flight?: number,
   ): number {
     const request = ++this.#request;
@@ -119,7 +128,8 @@ export class Net {
     }
     this.world.after(by === to ? 0 : DIRECT_MS, () => {
       if (to.isDead) fail();
-      else this.#work(to, () => to.requested(by, request, source, index, urgency, token, tried, flight));
+      else
+        this.#work(to, () => to.requested(by, request, source, index, urgency, token, tried, cell, flight));
     });
     return request;
   }
@@ -211,9 +221,9 @@ export class Net {
     const nonce = this.nodes.get(member)?.home.rights.openFor(asker.id, source, this.world.now)?.nonce ?? '';
     this.check(asker, asker.id, (may) => {
       const hash = `${nonce} ${asker.id} ${may === true ? 'read' : 'guessed'}`;
-      this.message(asker, member, (to) => {
+      this.message(asker, member, 1, (to) => {
         to.home.rights.proved(asker.id, source, { nonce, hash }, this.world.now);
-        to.asked(asker, { ...effect, type: 'ask', token: false, isHedge: false });
+        to.asked(asker, { ...effect, token: false });
       });
     });
   }

@@ -15,9 +15,10 @@ import {
   pieceKey,
 } from '../../../actors/fleet-home-protocol.ts';
 import type { Members } from '../../../actors/fleet-members.ts';
+import { Outbox, type Outgoing } from '../../../actors/fleet-outbox.ts';
 import { Peers } from '../../../actors/fleet-peers.ts';
 import type { BlobSource, JobClass } from '../../../schemas/fetch.ts';
-import { bytesOfPiece, type PieceAnswer } from '../../../schemas/fleet.ts';
+import { bytesOfPiece, type Piece, type PieceAnswer } from '../../../schemas/fleet.ts';
 import type { Net } from './net.ts';
 import { Link, type Processors } from './world.ts';
 
@@ -39,6 +40,8 @@ export interface NodeOptions {
   /** What its clock says is as far from the time, ms. */
   skewMs: number;
   members: Members;
+  /** Of an earlier version: it knows of no cells. */
+  isOld?: boolean;
   /** Its own, or those that it shares; without: fast ones of its own. */
   processors?: Processors | undefined;
   asker?: Partial<AskerLimits>;
@@ -52,6 +55,8 @@ export interface Wanted {
   class: JobClass;
 }
 
+/** Of a zone of a seed with faults. */
+const MOST_CELLS = 20;
 /** One that the registry refuses gives up some time. */
 const MOST_REFUSED = 60;
 
@@ -78,6 +83,7 @@ export class SimNode {
     number,
     { by: SimNode; key: string; source: BlobSource; index: number; flight?: number; cancel?: () => void }
   >();
+  readonly #outbox = new Outbox();
   readonly #out = new Map<string, { to: SimNode; request: number }>();
   /** Pieces that readers want of the fleet, and since when, ms. */
   readonly #patience = new Map<string, number>();
@@ -87,6 +93,8 @@ export class SimNode {
   #wake: (() => void) | undefined;
   #wakeAt = Number.POSITIVE_INFINITY;
   isDead = false;
+  /** Messages that have come. */
+  messages = 0;
   /** When it is done with the messages that have come, ms. */
   busyUntil = 0;
 
@@ -99,13 +107,15 @@ export class SimNode {
     this.up = new Link(net.world, options.rate);
     this.down = new Link(net.world, options.rate);
     this.peers = new Peers(() => net.world.random.next());
-    const homes = (source: BlobSource, index: number) =>
-      this.members.placement.homes({ digest: source.digest, index }, this.zone);
+    const { placement } = this.members;
+    const homes = ({ digest }: BlobSource, index: number, cell?: number) =>
+      placement.homes({ digest, index }, this.zone, cell);
+    const cell = () => (options.isOld === true ? undefined : placement.cellOf(this.id));
     const standIns = (source: BlobSource, index: number) =>
       this.members.placement.standIns({ digest: source.digest, index }, this.zone);
     const holds = (key: string) => this.home.has(key);
     this.asker = new Asker(
-      { self: this.id, holds, homes, standIns, peers: this.peers, serves: true },
+      { self: this.id, holds, cell, homes, standIns, peers: this.peers, serves: true },
       options.asker,
     );
     this.home = new Home(
@@ -157,7 +167,7 @@ export class SimNode {
 
   // ---- what comes from others
 
-  asked(by: SimNode, question: Extract<AskerEffect, { type: 'ask' }>): void {
+  asked(by: SimNode, question: Asked): void {
     const { source, index, token, tried } = question;
     this.#tell({
       type: 'ask',
@@ -167,8 +177,41 @@ export class SimNode {
       class: question.class,
       token,
       tried,
+      cell: this.#understood(question.cell),
       now: this.#net.world.now,
     });
+  }
+
+  /** A message of another member. */
+  heard(by: SimNode, said: Outgoing): void {
+    if (said.kind === 'answer')
+      for (const answer of said.pieces) this.answered(by.id, pieceKey(said, answer.index), answer);
+    else if (said.kind === 'hold') {
+      for (const index of said.pieces) this.held(by.id, said.source, index, true, said.cell);
+      for (const index of said.failed ?? []) this.held(by.id, said.source, index, false, said.cell);
+    } else for (const index of said.pieces) this.asked(by, { ...said, tried: said.tried ?? [], index });
+  }
+
+  /** To another member, at the end of this turn; to itself at once. */
+  #say(to: string, said: Outgoing): void {
+    const { world } = this.#net;
+    if (to === this.id) this.#net.message(this, to, piecesOf(said), (self) => self.heard(this, said));
+    else if (this.#outbox.add(to, said)) world.after(0, () => this.#post());
+  }
+
+  #post(): void {
+    if (this.isDead) return;
+    for (const [to, said] of this.#outbox.take())
+      this.#net.message(
+        this,
+        to,
+        piecesOf(said),
+        (other) => other.heard(this, said),
+        () => {
+          if (said.kind !== 'ask') return;
+          for (const index of said.pieces) this.silent(to, pieceKey(said.source, index));
+        },
+      );
   }
 
   answered(member: string, key: string, answer: PieceAnswer): void {
@@ -192,6 +235,7 @@ export class SimNode {
     urgency: JobClass,
     token: boolean,
     tried: readonly string[],
+    cell: number | undefined,
     flight?: number,
   ): void {
     const key = pieceKey(source, index);
@@ -206,6 +250,7 @@ export class SimNode {
       token: this.#net.registry.kind === 'tokens',
       hasToken: token,
       tried,
+      cell: this.#understood(cell),
       forHome: flight !== undefined,
       now: this.#net.world.now,
     });
@@ -219,13 +264,18 @@ export class SimNode {
     this.#tell({ type: 'aborted', request, now: this.#net.world.now });
   }
 
-  held(by: string, source: BlobSource, index: number, ok: boolean): void {
+  held(by: string, source: BlobSource, index: number, ok: boolean, cell: number | undefined): void {
     this.peers.heard(by, this.#net.world.now);
-    this.#tell({ type: 'hold', from: by, source, index, ok, now: this.#net.world.now });
+    const { now } = this.#net.world;
+    this.#tell({ type: 'hold', from: by, source, index, ok, cell: this.#understood(cell), now });
   }
 
   accused(by: string, member: string, source: BlobSource, index: number): void {
     this.#tell({ type: 'wrong', from: by, member, source, index, now: this.#net.world.now });
+  }
+
+  #understood(cell: number | undefined): number | undefined {
+    return this.options.isOld === true ? undefined : cell;
   }
 
   /** Bytes for a GET of the asker. */
@@ -314,14 +364,13 @@ export class SimNode {
     if (effect.type === 'read' || effect.type === 'give' || effect.type === 'failed')
       this.#checkPatience(effect.key);
     switch (effect.type) {
-      case 'ask':
-        net.message(
-          this,
-          effect.member,
-          (to) => to.asked(this, effect),
-          () => this.silent(effect.member, effect.key),
-        );
+      case 'ask': {
+        const { member, source, index, class: urgency, token, tried, cell } = effect;
+        const asHome = cell === undefined ? {} : { cell };
+        const ask = { kind: 'ask', v: 1, class: urgency, token, source, pieces: [index], tried } as const;
+        this.#say(member, { ...ask, ...asHome });
         return;
+      }
       case 'get': {
         const request = net.get(
           this,
@@ -331,6 +380,7 @@ export class SimNode {
           effect.class,
           effect.token,
           effect.tried,
+          effect.cell,
         );
         const to = net.nodes.get(effect.member);
         if (to !== undefined) this.#out.set(`${effect.member} ${effect.key}`, { to, request });
@@ -352,12 +402,17 @@ export class SimNode {
         });
         return;
       case 'hold':
-        for (const member of effect.members)
-          net.message(this, member, (to) => to.held(this.id, effect.source, effect.index, effect.ok));
+        for (const member of effect.members) {
+          const { source, index, ok, cell } = effect;
+          const said = ok ? { pieces: [index] } : { pieces: [], failed: [index] };
+          this.#say(member, { kind: 'hold', v: 1, source, ...said, ...(cell === undefined ? {} : { cell }) });
+        }
         return;
       case 'wrong':
         for (const member of effect.members)
-          net.message(this, member, (to) => to.accused(this.id, effect.member, effect.source, effect.index));
+          net.message(this, member, 1, (to) =>
+            to.accused(this.id, effect.member, effect.source, effect.index),
+          );
         return;
       case 'give':
         this.#given(effect.key, effect.from);
@@ -403,7 +458,7 @@ export class SimNode {
     }
     this.#wanted.delete(key);
     this.#keep(key, { ...kept, from });
-    this.home.keep(key, from);
+    this.#tell({ type: 'kept', key, from, now: this.#net.world.now });
     wanted.done(from);
     this.#net.world.after(0, () => this.#ask({ type: 'verified', key, source, index, now }));
   }
@@ -422,9 +477,9 @@ export class SimNode {
     switch (effect.type) {
       case 'answer':
       case 'tell': {
-        const key = pieceKey(effect.source, effect.answer.index);
+        const { registry, digest } = effect.source;
         if (effect.answer.state === 'prove') net.challenge(this, effect.to, effect.source);
-        net.message(this, effect.to, (to) => to.answered(this.id, key, effect.answer));
+        this.#say(effect.to, { kind: 'answer', v: 1, registry, digest, pieces: [effect.answer] });
         return;
       }
       case 'reply':
@@ -494,10 +549,16 @@ export class SimNode {
   /** Rules about each piece that is sent. */
   #checkSend(by: SimNode, source: BlobSource, index: number, key: string): void {
     const { world, registry } = this.#net;
-    const isHome = this.members.placement.homes({ digest: source.digest, index }, this.zone).includes(by.id);
-    if (!registry.gives(by.id) && !isHome)
+    if (!registry.gives(by.id) && !this.#isHome(by.id, { digest: source.digest, index }))
       world.break(`${this.id} sends ${key} to ${by.id}, who may not have it`);
     if (this.members.get(by.id) === undefined) this.#net.strangers += 1;
+  }
+
+  /** Of the zone, or of one of its cells. */
+  #isHome(member: string, piece: Piece): boolean {
+    const { placement } = this.members;
+    const cells = Array.from({ length: MOST_CELLS }, (_, cell) => cell);
+    return [undefined, ...cells].some((cell) => placement.homes(piece, this.zone, cell).includes(member));
   }
 
   #runFetch(effect: Extract<HomeEffect, { type: 'fetch' }>): void {
@@ -507,7 +568,7 @@ export class SimNode {
       if (effect.member === this.id) {
         const kept = this.#store.get(key);
         net.world.after(0, () => this.gotForHome(this.id, flight, key, kept));
-      } else net.get(this, effect.member, source, index, effect.class, false, [], flight);
+      } else net.get(this, effect.member, source, index, effect.class, false, [], effect.cell, flight);
       return;
     }
     const member = effect.by === 'request' ? this.#requests.get(effect.request)?.by.id : undefined;
@@ -518,6 +579,15 @@ export class SimNode {
     });
   }
 }
+
+/** What is asked of a piece. */
+type Asked = Pick<
+  Extract<AskerEffect, { type: 'ask' }>,
+  'source' | 'index' | 'class' | 'token' | 'tried' | 'cell'
+>;
+
+const piecesOf = (said: Outgoing): number =>
+  said.pieces.length + (said.kind === 'hold' ? (said.failed ?? []).length : 0);
 
 export const sizeOf = ({ size }: BlobSource, index: number): number => {
   const [from, to] = bytesOfPiece(index, size);

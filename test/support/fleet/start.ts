@@ -1,5 +1,6 @@
 /** Many nodes start one image at the same moment: how long the last one takes, and what the registry sends for it. */
 import { Members } from '../../../actors/fleet-members.ts';
+import { CELL_LIMITS, type CellLimits } from '../../../actors/fleet-placement.ts';
 import type { BlobSource } from '../../../schemas/fetch.ts';
 import { type Member, PIECE_BYTES } from '../../../schemas/fleet.ts';
 import { Net } from './net.ts';
@@ -17,6 +18,9 @@ export interface StartOptions {
   /** Of these, from the start on: machines that are gone and that others still take for members; those that send other bytes. */
   deadShare: number;
   lyingShare: number;
+  /** Of an earlier version, which knows of no cells. */
+  oldShare: number;
+  cells: CellLimits;
   /** This share of the zones is cut off from the others, once a tenth of all pieces have come. */
   cutZones: number;
   kind: RegistryKind;
@@ -40,6 +44,8 @@ export const START: StartOptions = {
   perHolder: 2,
   deadShare: 0,
   lyingShare: 0,
+  oldShare: 0,
+  cells: CELL_LIMITS,
   cutZones: 0,
   kind: 'tokens',
   pieces: 32,
@@ -63,11 +69,15 @@ export interface StartResult {
   egress: number;
   checksPerNode: number;
   messagesPerNode: number;
+  /** Messages that came to the member to which most came. */
+  busiest: number;
   wrong: number;
   events: number;
 }
 
 const UNTIL_MS = 3_600_000;
+/** A process reads so many pieces at once (src/registry/fleet-door.ts). */
+const TOGETHER = 4;
 
 export function memberOf(id: string, zone: string, weight = 1): Member {
   return {
@@ -107,7 +117,7 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
   const net = new Net(world, registry);
   const { processors: slow } = all;
   const shared = slow?.isShared === true ? new Processors(world, slow) : undefined;
-  const members = new Members('sim', { replicas: Math.max(1, all.replicas) });
+  const members = new Members('sim', { replicas: Math.max(1, all.replicas), cells: all.cells });
   const nodes = ids.map((id, at) => {
     const zone = `zone-${at % all.zones}`;
     members.heard(memberOf(id, zone, all.replicas === 0 ? 0 : 1), 1, 0);
@@ -118,6 +128,7 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
       room: 100_000,
       isLiar: world.random.chance(all.lyingShare),
       skewMs: 0,
+      isOld: at < all.oldShare * all.nodes,
       members,
       processors: shared ?? (slow && new Processors(world, slow)),
       home: { perHolder: all.perHolder },
@@ -151,7 +162,10 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
         one();
       });
     };
-    for (let started = 0; started < all.window; started++) world.after(world.random.next(), one);
+    for (let started = 0; started < all.window; started += TOGETHER)
+      world.after(world.random.next(), () => {
+        for (let at = started; at < Math.min(all.window, started + TOGETHER); at++) one();
+      });
   }
   world.run(UNTIL_MS, () => left === 0);
   times.sort((a, b) => a - b);
@@ -166,6 +180,7 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
     egress: registry.link.bytes / size,
     checksPerNode: registry.checks / all.nodes,
     messagesPerNode: net.messages / all.nodes,
+    busiest: Math.max(...nodes.map(({ messages }) => messages)),
     wrong: net.wrongs,
     events: world.events,
   };
