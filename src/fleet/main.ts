@@ -2,7 +2,7 @@
  * A member of a fleet: the process by which a node asks other nodes for what it lacks, and gives what it has fetched. Started
  * by the supervisor, or by `cofa fetcher` on a machine without an engine: `main.ts ROOT`. It holds no layers and no credentials.
  *
- *     link ─▶ settings ─▶ identity ─▶ parts (member.ts) ─▶ TLS server ─▶ doors ─▶ begin ─▶ ready ─▶ NATS
+ *     link ─▶ settings ─▶ identity ─▶ parts (member.ts) ─▶ TLS server ─▶ doors ─▶ begin ─▶ ready ─▶ NATS, rehearsal
  *
  * NATS says who the others are; the bytes go from member to member. Without NATS, without others, without this process: the
  * node's fetchers go to the registry as they would without a fleet.
@@ -17,11 +17,13 @@ import { serveLocal } from '../bus/local-socket.ts';
 import { Conditions } from '../process/conditions.ts';
 import { countsFor, registryWatch } from '../process/counted.ts';
 import { type FleetSettings, readFleetSettings } from '../process/fleet-settings.ts';
-import { giveHeapRoom } from '../process/heap.ts';
+import { giveHeapRoom, Tidying } from '../process/heap.ts';
 import { createLog } from '../process/log.ts';
 import { makeIdentity } from '../process/nats-identity.ts';
 import { linkToParent } from '../process/parent-link.ts';
 import { type Ports, realPorts } from '../process/ports.ts';
+import { IdleRehearsal } from '../process/rehearsal/idle.ts';
+import type { Rehearsal } from '../process/rehearsal/rounds.ts';
 import { type ChildSelf, realChildSelf } from '../process/self.ts';
 import { RegistryClient } from '../registry/client.ts';
 import { Layout } from '../store/layout.ts';
@@ -34,6 +36,7 @@ import { Members } from './members.ts';
 import { pieceServer } from './piece-server.ts';
 import { Pools } from './pools.ts';
 import { listen } from './listening.ts';
+import type { Identity } from './tls.ts';
 import { NatsLink } from './nats-link.ts';
 import { Rate } from './turns.ts';
 import { version } from '../client/version.ts';
@@ -47,10 +50,22 @@ export interface FleetMember {
   stop(): Promise<void>;
 }
 
+export interface MemberPorts extends Ports {
+  self: ChildSelf;
+  /** Goes through a start when there is nothing to do; absent: no rehearsal. */
+  rehearsal?: {
+    run: (rehearsal: Rehearsal, identity: Identity) => Promise<void>;
+    tidying: Pick<Tidying, 'now'>;
+  };
+}
+
 /** The member of the settings in `root`; it answers processes of the node when this resolves. Errors: a port that is taken. */
-export async function runMember(root: string, ports: Ports & { self: ChildSelf }): Promise<FleetMember> {
+export async function runMember(root: string, ports: MemberPorts): Promise<FleetMember> {
   const { clock, self: program } = ports;
-  const link = linkToParent(program.parent, { onOrphaned: () => program.exit(1) });
+  const hushed = new AbortController();
+  /** There is something to do: no rehearsal is to be in its way. */
+  const workCame = () => hushed.abort();
+  const link = linkToParent(program.parent, { onOrphaned: () => program.exit(1), onWork: workCame });
   const settings = await readFleetSettings(root);
   const log = createLog('fleet', settings.logLevel);
   const layout = new Layout(root);
@@ -141,7 +156,10 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
   }
   const server = pieceServer({
     identity,
-    give: (from, asked, signal) => giving.give(from, asked, signal),
+    give: (from, asked, signal) => {
+      workCame();
+      return giving.give(from, asked, signal);
+    },
     messages,
     memberOf: (fingerprint) => members.byFingerprint(fingerprint),
     rate: settings.uploadBytes === undefined ? undefined : new Rate(settings.uploadBytes, clock),
@@ -155,7 +173,10 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     asking,
     proofs: parts.proofs,
     find: (id) => members.find(id),
-    onUse: parts.uses,
+    onUse: (one) => {
+      workCame();
+      parts.uses(one);
+    },
     onWrong: ({ member, source, index }) => {
       counts.add('fleet_wrong_bytes_total');
       log.warn({ member, digest: source.digest, index }, 'a piece was not what the registry sends');
@@ -223,11 +244,20 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
     ['fleet_cache_bytes', [], [store.bytes]],
   ]);
 
+  const rehearsal =
+    ports.rehearsal &&
+    new IdleRehearsal({
+      ...ports.rehearsal,
+      clock,
+      log,
+      slower: 'the first pieces',
+      hushed: hushed.signal,
+    });
   let stopping: Promise<void> | undefined;
   const stop = () =>
     (stopping ??= (async () => {
       members.leave();
-      await nats.close();
+      await Promise.all([nats.close(), rehearsal?.stop(STOP_MS)]);
       for (const one of [server, door, status]) one.close();
       server.closeAllConnections();
       door.closeAllConnections();
@@ -241,8 +271,13 @@ export async function runMember(root: string, ports: Ports & { self: ChildSelf }
   link.ready();
   log.info({ fleet: self.fleet, zone: self.zone, address: self.address, pieces: store.pieces }, 'ready');
   nats.open();
+  if (settings.rehearses !== false)
+    void rehearsal?.begin({ root, name: 'fleet' }, async (one) => ports.rehearsal?.run(one, identity));
   return { stop };
 }
+
+/** A rehearsal that is broken off has this long, ms. */
+const STOP_MS = 1_000;
 
 /** The engine says within this what it has proven, ms. */
 const PROVEN_MS = 1_000;
@@ -265,5 +300,16 @@ if (import.meta.main) {
   const [, , root] = process.argv;
   if (root === undefined) throw new Error('usage: fleet/main.ts ROOT');
   giveHeapRoom();
-  await runMember(root, { self: realChildSelf(), ...realPorts() });
+  const real = realPorts();
+  await runMember(root, {
+    self: realChildSelf(),
+    ...real,
+    rehearsal: {
+      tidying: new Tidying(),
+      run: async (rehearsal, identity) => {
+        const { rehearseMember } = await import('./rehearse.ts');
+        await rehearseMember(rehearsal, { identity, clock: real.clock });
+      },
+    },
+  });
 }

@@ -34,6 +34,8 @@ export interface FleetSettings extends FleetChoice {
   /** How registries are reached. A member has no credentials: it fetches as everyone, or with the token that an asker brings. */
   registry: Pick<RegistrySettings, 'certDirs' | 'hostDirs' | 'insecure'>;
   logLevel: string;
+  /** Whether the member rehearses a start while it has nothing to do; by default it does. */
+  rehearses?: boolean;
 }
 
 const path = (root: string): string => new Layout(root).in('run/fleet.json');

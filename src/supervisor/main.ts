@@ -117,7 +117,7 @@ async function start(given: Given): Promise<void> {
   void parts.cache.begin();
 
   const snapshotter = makeSnapshotter(base);
-  const idle = new IdleWork({ ...base, ...servers, ...parts });
+  const idle = new IdleWork({ ...base, ...servers, ...parts, fleet });
   // Now commands may come.
   await stages.run('doors', () =>
     openDoors({ ...reached, ...servers, ...node, ...parts, snapshotter, fleet, idle }),

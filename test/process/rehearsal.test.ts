@@ -2,7 +2,9 @@
 import { readdir } from 'node:fs/promises';
 import { afterAll, expect, test } from 'vitest';
 import { rehearse } from '../../src/process/rehearsal/rehearsal.ts';
+import { rehearseMember } from '../../src/fleet/rehearse.ts';
 import { rehearseFront } from '../../src/front-end/rehearse.ts';
+import { makeIdentity } from '../../src/process/nats-identity.ts';
 import { realPorts } from '../../src/process/ports.ts';
 import { rehearseStart } from '../../src/supervisor/rehearse.ts';
 import { rehearseFetch } from '../../src/fetcher/rehearse.ts';
@@ -39,6 +41,14 @@ test('and what the front end does, with reads that wait for the pack', async () 
   const { root, left } = await emptyRoot();
   const { signal } = new AbortController();
   await rehearseFront({ root, name: 'front-end', signal }, realPorts().clock);
+  expect(await left()).toEqual([]);
+});
+
+test('and what the member of a fleet does, as the one that asks and as the home, without NATS', async () => {
+  const { root, left } = await emptyRoot();
+  const { signal } = new AbortController();
+  const identity = await makeIdentity();
+  await rehearseMember({ root, name: 'fleet', signal }, { identity, clock: realPorts().clock });
   expect(await left()).toEqual([]);
 });
 

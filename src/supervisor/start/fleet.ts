@@ -104,6 +104,7 @@ async function startMember(
     nats: fleetUser(),
     registry,
     logLevel: options.logLevel,
+    rehearses: options.rehearses !== false,
   });
   const watchers = watch('fleet', 'fleet');
   const child = new Child({

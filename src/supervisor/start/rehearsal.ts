@@ -9,6 +9,7 @@ import type { Indexers } from '../images/indexers.ts';
 import type { Fetchers } from '../processes/fetchers.ts';
 import type { FrontEnds } from '../processes/front-ends.ts';
 import type { SupervisorPorts } from '../ports.ts';
+import type { FleetProcess } from './fleet.ts';
 
 /** A rehearsal that is broken off has this long, ms. */
 const STOP_MS = 2_000;
@@ -29,11 +30,13 @@ export class IdleWork {
     ports: Pick<SupervisorPorts, 'clock' | 'tidying' | 'rehearse'>;
     fronts: Pick<FrontEnds, 'workCame'>;
     fetchers: Pick<Fetchers, 'workCame'>;
+    fleet: FleetProcess | undefined;
   }) {
-    const { options, log, indexers, end, ports, fronts, fetchers } = given;
+    const { options, log, indexers, end, ports, fronts, fetchers, fleet } = given;
     this.#hush = () => {
       fronts.workCame();
       fetchers.workCame();
+      fleet?.child.send({ kind: 'work' });
     };
     this.#root = options.root;
     this.#ports = ports;
