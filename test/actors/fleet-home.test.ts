@@ -499,6 +499,7 @@ describe('as home of a cell', () => {
     expect(states(ask('one'))).toEqual(['one have']);
     expect(states(ask('next'))).toEqual(['next coming']);
     expect(states(get('next', { forHome: true, cell: 3 }))).toEqual(['send']);
+    expect(home.status().waiting).toBe(1);
     send({ type: 'hold', from: 'one', source: SOURCE, index: 0, ok: true, cell: 3, now: now() });
     expect(home.status().waiting).toBe(0);
   });
@@ -544,4 +545,22 @@ test('a request for bytes that others are to give is told so by a message: it ge
   expect(states(get('one'))).toEqual(['send']);
   expect(states(get('two'))).toEqual(['reply coming', 'two have at holder']);
   expect(send({ type: 'tick', now: 0 })).toEqual([]);
+});
+
+test('who waits at a member that has the piece no more is told so, and where to ask', () => {
+  const { home, ask, send, key } = newHome({ uploads: 1 }, 'holder');
+  home.rights.learnedOfEveryone(SOURCE, true, 0);
+  send({ type: 'kept', key: key(), from: 'else', now: 0 });
+  expect([ask('one'), ask('two')].map(states)).toEqual([['one have'], ['two coming']]);
+  const wrong = { type: 'wrong', from: 'three', member: 'holder', source: SOURCE, index: 0, now: 0 } as const;
+  expect(states(send(wrong))).toEqual(['drop', 'two none at home', 'fetch by everyone']);
+});
+
+test('a member that had a piece has no one wait for the one that it was sent to: it does not hear of it', () => {
+  const { home, ask, send, key } = newHome({}, 'holder');
+  home.rights.learnedOfEveryone(SOURCE, true, 0);
+  send({ type: 'kept', key: key(), from: 'else', now: 0 });
+  ask('one');
+  send({ type: 'lost', key: key(), now: 0 });
+  expect(states(ask('two'))).toEqual(['two none at home']);
 });
