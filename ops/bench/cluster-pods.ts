@@ -31,7 +31,7 @@ import { readFile, writeFile } from 'node:fs/promises';
 import { availableParallelism, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { pushEngineImage } from '../../test/cluster/engine-image.ts';
+import { pushEngineImages } from '../../test/cluster/engine-image.ts';
 import { makeBase, makeClientImage, push } from '../../test/clients/images.ts';
 import { startRegistry } from '../../test/support/registry-server.ts';
 import { Cleanup } from '../../test/support/temp.ts';
@@ -179,7 +179,7 @@ async function measure(
   cleanup.defer(() => registry.stop());
   const signer = join(work, 'signer');
   await timed(COFA, ['key', 'create', '--out', signer]);
-  await pushOwn(work, registry.host);
+  await pushOwn(work, registry.host, cleanup);
   const images = new Map<string, Image>();
   for (const name of new Set(cases.flatMap(({ pods }) => pods.map(({ image }) => image)))) {
     interrupted.throwIfAborted();
@@ -225,9 +225,9 @@ const bytesOf = (images: readonly Image[]): number =>
   ].reduce((sum, size) => sum + size, 0);
 
 /** The images of cofa and of pods' first container. */
-async function pushOwn(work: string, host: string): Promise<void> {
+async function pushOwn(work: string, host: string, cleanup: Cleanup): Promise<void> {
   say('the image of cofa is made of this checkout');
-  await pushEngineImage(work, host);
+  await pushEngineImages(work, host, cleanup);
   const config = { Env: ['PATH=/bin'], Cmd: ['/bin/wait'] };
   const pause = await makeClientImage(work, await makeBase(work), 'pause', { big: 1, said: 'up', config });
   await push(pause, host, 'pause');
