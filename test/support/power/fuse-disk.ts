@@ -72,7 +72,9 @@ export class FuseDisk {
     const target = join(this.#folder, `file-${++this.#count}`);
     mkdirSync(target);
     await this.#order({ order: 'serve', target });
-    const device = listMounts().find(({ point }) => point === target)?.device.split(':')[1];
+    const device = listMounts()
+      .find(({ point }) => point === target)
+      ?.device.split(':')[1];
     this.#served = { target, connection: Number(device) };
     this.#isOff = false;
     const losetup = ['--find', '--show', '--direct-io=on', join(target, FILE_NAME)];
