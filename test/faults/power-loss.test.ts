@@ -15,10 +15,12 @@
  */
 import { randomInt } from 'node:crypto';
 import { closeSync, existsSync, fsyncSync, mkdirSync, openSync, readFileSync, writeSync } from 'node:fs';
+import { open, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { startRelay } from '../../ops/bench/relay.ts';
+import { beginWriteBack } from '../../src/kernel/write-back.ts';
 import {
   cacheLeaves,
   type Clients,
@@ -55,7 +57,7 @@ const MIB = 1 << 20;
 const IMAGES = 4;
 const UNPREPARED = IMAGES - 1;
 /** Bits a second: an image takes a second or two, so that the power is cut while blocks are on their way. */
-const LINK = 60e6;
+const LINK = 30e6;
 /** Options of mount(8). With the last ones the file system names blocks before their bytes are on the disk. */
 const MOUNTS = ['rw', 'commit=1', 'nodelalloc,commit=1', 'data=writeback,commit=1'];
 
@@ -162,6 +164,7 @@ async function leaveMounts(): Promise<void> {
  * ever. The engine is killed in between, so it never hears of an error of the disk.
  */
 async function cutPower(): Promise<void> {
+  if (random.chance(0.7)) await writeSome();
   const pids = processes();
   isOff = true;
   await disk.stop();
@@ -173,6 +176,25 @@ async function cutPower(): Promise<void> {
   });
   engine = undefined;
   cuts.add(cut);
+}
+
+/**
+ * The kernel writes dirty pages when it likes, without a flush. Of itself it would begin after half a minute, and there would be
+ * little in the disk's cache to lose.
+ */
+async function writeSome(): Promise<void> {
+  const names = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => []);
+  for (const entry of names) {
+    if (!entry.isFile() || random.chance(0.3)) continue;
+    const file = await open(join(entry.parentPath, entry.name), 'r').catch(() => undefined);
+    if (file === undefined) continue;
+    try {
+      const { size } = await file.stat();
+      if (size > 0) await beginWriteBack(file.fd, 0, size);
+    } finally {
+      await file.close();
+    }
+  }
 }
 
 function kill(pid: number): void {
@@ -221,8 +243,15 @@ async function become(image: number, state: 'mounted' | 'unmounted', ...options:
 
 /** Each ends at the moment of the cut; what it has begun may go on until then. */
 const MOMENTS: Record<string, (now: Engine) => Promise<Array<Promise<unknown>>>> = {
-  'right after a mount was acknowledged': async () => {
-    await become(0, 'unmounted');
+  // Its sync makes durable what the log says of the blocks that are on their way: had they not been synced before, they are lost.
+  'right after a mount was acknowledged, while another image streams in': async (now) => {
+    await Promise.all([become(0, 'unmounted'), become(2, 'unmounted')]);
+    await cofa('prune');
+    await become(2, 'mounted');
+    await eventually('blocks have come', async () =>
+      (await imageOf(now, clients.ref(2))).layers.some(({ blocks }) => blocks.present > 20),
+    );
+    await sleep(random.int(300, 600));
     await become(0, 'mounted', '--no-prefetch');
     return [];
   },

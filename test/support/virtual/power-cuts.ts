@@ -157,7 +157,7 @@ async function recovered(trial: Trial, clients: Clients, sums: Sums, round: numb
   }
   await trial.until(at('nothing is degraded'), '! cofa status | grep -w degraded', 90_000);
   await trial.step(at('no block was lost or damaged'), async () => {
-    const script = 'cofa events --since-start --no-follow --json | grep \'"layer.evicted"\' || true';
+    const script = `cofa events --since-start --no-follow --json | grep '"layer.evicted"' || true`;
     const wrong = wronglyBelieved(await machine.sh(script, 120_000));
     if (wrong.length > 0) throw new Error(`${wrong.length} evictions as lost or damaged`);
   });
