@@ -61,8 +61,8 @@ const LINK = 30e6;
 /** Options of mount(8). With the last ones the file system names blocks before their bytes are on the disk. */
 const MOUNTS = ['rw', 'commit=1', 'nodelalloc,commit=1', 'data=writeback,commit=1'];
 
-/** What a command says on standard error: nothing, or what it refuses and what to do. */
-const ONE_SENTENCE = /^(cofa: .+\n( {2}hint: .+\n)?)?$/;
+/** What a command says on standard error: how far it has come, and nothing, or what it refuses and what to do. */
+const ONE_SENTENCE = /^(cofa: mounting .+\n)*(cofa: .+\n( {2}hint: .+\n)?)?$/;
 
 const cleanup = new Cleanup();
 const seed = Number(process.env.COFA_POWER_SEED ?? randomInt(2 ** 31));
