@@ -340,10 +340,10 @@ say 'before the upgrade'
 # An engine of another name would know of none of these mounts: the one that runs goes on.
 cp /etc/cofa/config.toml /tmp/right
 echo 'node = "another"' >> /etc/cofa/config.toml
-dpkg --install /host/${DEB}
+dpkg --force-confdef --force-confold --install /host/${DEB}
 [ "$(cofa --version)" = ${VERSION} ] && [ ! -e /run/of-the-operator ]
 cp /tmp/right /etc/cofa/config.toml
-dpkg --install /host/${DEB}
+dpkg --force-confdef --force-confold --install /host/${DEB}
 grep -q of-the-operator /etc/cofa/config.toml
 [ -S /run/of-the-operator ]
 more
