@@ -11,7 +11,7 @@ import { indexImage } from '../index/index-image.ts';
 import { INDEXING, type NodeIndex, type ToIndexer } from '../index/orders.ts';
 import { rawBudget } from '../index/raw-budget.ts';
 import { ThreadPool } from '../index/thread-pool.ts';
-import { answerOrder, type OrderChannel, orderChannel } from '../process/forked.ts';
+import { answerOrder, leave, type OrderChannel, orderChannel } from '../process/forked.ts';
 import { giveIndexingRoom, Tidying } from '../process/heap.ts';
 import { readSettings } from '../process/settings.ts';
 import { diskReserve } from '../store/disk-room.ts';
@@ -98,5 +98,5 @@ if (import.meta.main) {
     giveHeapRoom: giveIndexingRoom,
     tidy: () => new Tidying().now(),
   });
-  process.exit(0);
+  leave(0);
 }

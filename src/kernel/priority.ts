@@ -70,6 +70,17 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
   return seen.size > 0;
 }
 
+/**
+ * Raises a process that is idle and is about to end, or to be killed.
+ *
+ * A thread that ends takes its own folder out of /proc. Until it has done so, the process that reaps it spins in wait4(2)
+ * (shrink_dcache_parent in fs/dcache.c; Linux 7.1 has "get rid of busy-waiting in shrink_dcache_tree()"). An idle thread gets
+ * no processor from one that spins: two supervisors held both processors of a machine for minutes in this way.
+ */
+export function raiseBeforeEnd(pid: number): void {
+  if (policyOf(pid) === 'idle') setProcessPriority(pid, 'normal');
+}
+
 /** Whether this process may raise what it has lowered. */
 export function mayRaise(): boolean {
   const [, capabilities = '0'] = /^CapEff:\s*([0-9a-f]+)/m.exec(readProc('/proc/self/status')) ?? [];

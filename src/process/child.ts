@@ -9,6 +9,7 @@ import { ASKED_ENDS, type ProcessEvent, processMachine } from '../../actors/proc
 import type { ProcessStatus } from '../../schemas/api.ts';
 import { CofaError, toErrorRecord } from '../../schemas/errors.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
+import { raiseBeforeEnd } from '../kernel/priority.ts';
 import { QueueWatch, queuedMs } from '../kernel/run-delay.ts';
 import { ActorHost } from './actor-host.ts';
 import type { LedgerEntry } from '../../schemas/fleet.ts';
@@ -24,12 +25,15 @@ export interface ChildPorts extends Pick<Ports, 'clock'> {
   spawn: Spawn;
   /** Time since its start that a process had no processor, ms (src/kernel/run-delay.ts). */
   queuedMs: (pid: number) => number;
+  /** So that none dies at idle priority (src/kernel/priority.ts). */
+  raiseBeforeEnd: (pid: number) => void;
 }
 
 export const realChildPorts = (): ChildPorts => ({
   clock: realPorts().clock,
   spawn: (command, args, options) => spawn(command, args, options),
   queuedMs,
+  raiseBeforeEnd,
 });
 
 /** How a process ended. */
@@ -171,7 +175,7 @@ export class Child {
   /** Kills the process as it is; another is started. `reason`: for `status` and the log. */
   kill(reason: string): void {
     this.#reason ??= reason;
-    this.#process?.kill('SIGKILL');
+    if (this.#process !== undefined) this.#signal(this.#process, 'SIGKILL');
   }
 
   /** Tells it to read its configuration again; one that is starting reads it in any case. */
@@ -364,10 +368,16 @@ export class Child {
       return;
     }
     this.#reason ??= farewell === undefined ? ASKED_ENDS.stopped : ASKED_ENDS.handedOver;
-    if (farewell === undefined) child.kill(this.#options.signal ?? 'SIGTERM');
+    if (farewell === undefined) this.#signal(child, this.#options.signal ?? 'SIGTERM');
     else this.send(farewell);
-    const timer = this.#clock.after(this.#options.graceMs ?? GRACE_MS, () => child.kill('SIGKILL'));
+    const timer = this.#clock.after(this.#options.graceMs ?? GRACE_MS, () => this.#signal(child, 'SIGKILL'));
     child.once('exit', () => timer.cancel());
+  }
+
+  /** That ends it. */
+  #signal(child: ChildProcess, signal: NodeJS.Signals): void {
+    if (child.pid !== undefined) this.#options.ports.raiseBeforeEnd(child.pid);
+    child.kill(signal);
   }
 }
 

@@ -13,7 +13,7 @@ import { setPriority } from 'node:os';
 import { fileURLToPath } from 'node:url';
 import { limitMemory } from '../kernel/memory-limit.ts';
 import { makeExpendable } from '../kernel/oom-score.ts';
-import { setGroupNice } from '../kernel/priority.ts';
+import { raiseBeforeEnd, setGroupNice } from '../kernel/priority.ts';
 import {
   CofaError,
   type ErrorRecord,
@@ -93,6 +93,12 @@ export function startForked(options: ForkOptions): ChildProcess {
   return child;
 }
 
+/** Also one at idle priority: see `raiseBeforeEnd`. */
+export function killForked(child: ChildProcess): void {
+  if (child.pid !== undefined && child.exitCode === null) raiseBeforeEnd(child.pid);
+  child.kill('SIGKILL');
+}
+
 /**
  * Gives a process its order, and resolves with its answer. Errors: its own; `timeout` when it falls silent; `internal` when it
  * ends early, or says what is not in the dialogue; the signal's reason. It has ended by then, mostly.
@@ -110,7 +116,7 @@ export function askForked<Order, Note, Result>(
     let hasSpoken = false;
     const end = (error: unknown) => {
       failure ??= { error };
-      child.kill('SIGKILL');
+      killForked(child);
       setTimeout(() => reject(error), END_MS).unref();
     };
     const alive = () => {
@@ -181,7 +187,7 @@ export interface OrderChannel {
 /** The channel of this process, which ends when its parent has ended: nothing waits for the outcome then. */
 export function orderChannel(): OrderChannel {
   const { promise, resolve } = Promise.withResolvers<unknown>();
-  process.once('disconnect', () => process.exit(1));
+  process.once('disconnect', () => leave(1));
   process.once('message', resolve);
   return {
     order: promise,
@@ -199,7 +205,13 @@ export async function serveForked<Order, Note, Result>(
   work: (order: Order, note: (note: Note) => void) => Promise<Result>,
 ): Promise<void> {
   await answerOrder(dialogue, orderChannel(), work);
-  process.exit(0);
+  leave(0);
+}
+
+/** Ends this process, which may be at idle priority: see `raiseBeforeEnd`. */
+export function leave(code: number): never {
+  raiseBeforeEnd(process.pid);
+  process.exit(code);
 }
 
 /** Takes the one order of a channel, and answers it. */

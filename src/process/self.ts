@@ -2,6 +2,7 @@
  * The process that a program runs in, as far as the program deals with it: signals, its end, its parent. `main.ts` takes the
  * real one; a test hands over one of its own, and the program runs beside the test.
  */
+import { raiseBeforeEnd } from '../kernel/priority.ts';
 import { type ParentChannel, processChannel } from './parent-link.ts';
 
 export interface Self {
@@ -30,8 +31,14 @@ export const realSelf = (): Self => ({
       for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, listener);
     };
   },
-  exit: (code) => process.exit(code),
-  kill: () => void process.kill(process.pid, 'SIGKILL'),
+  exit: (code) => {
+    raiseBeforeEnd(process.pid);
+    process.exit(code);
+  },
+  kill: () => {
+    raiseBeforeEnd(process.pid);
+    process.kill(process.pid, 'SIGKILL');
+  },
 });
 
 export const realChildSelf = (): ChildSelf => ({

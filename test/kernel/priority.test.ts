@@ -5,7 +5,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { readPressure } from '../../src/kernel/pressure.ts';
-import { isSibling, policyOf, type Priority, setProcessPriority } from '../../src/kernel/priority.ts';
+import { isSibling, policyOf, type Priority, raiseBeforeEnd, setProcessPriority } from '../../src/kernel/priority.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
@@ -58,6 +58,20 @@ test('a process that has ended is passed over', async () => {
   child.kill('SIGKILL');
   await new Promise((resolve) => child.once('exit', resolve));
   expect(setProcessPriority(pid, 'idle')).toBe(false);
+});
+
+test('a process that is to be killed is raised where it is idle, and left as it is where it is not', async () => {
+  const { pid } = await startNode();
+  for (const [before, after] of [
+    ['idle', 'normal'],
+    ['low', 'low'],
+    ['normal', 'normal'],
+  ] as const) {
+    setProcessPriority(pid, before);
+    raiseBeforeEnd(pid);
+    expect([...policiesOf(pid)]).toEqual([after]);
+  }
+  raiseBeforeEnd(2 ** 22 + 1);
 });
 
 test('pressure is what the kernel says, and undefined where it says nothing', async () => {

@@ -101,6 +101,8 @@ test('is one at a time, and ends when none is needed', async () => {
   await new Promise((resolve) => setTimeout(resolve, 50));
   expect(await waiting(layout.root)).toEqual([pid]);
   indexers.dismiss();
+  // It was killed, and its parent, this process, has not heard of its end. At idle priority it would hold its parent up.
+  expect(policyOf(pid)).toBe('normal');
   await expect.poll(() => waiting(layout.root), PATIENCE).toEqual([]);
   indexers.close();
   indexers.prepare();

@@ -6,7 +6,7 @@
  */
 import type { ChildProcess } from 'node:child_process';
 import { setProcessPriority } from '../../kernel/priority.ts';
-import { startForked } from '../../process/forked.ts';
+import { killForked, startForked } from '../../process/forked.ts';
 import { NODE_FLAGS } from '../../process/node-flags.ts';
 
 /** One that nobody needed ends after this, ms. */
@@ -87,7 +87,7 @@ export class Indexers {
       this.#timer = setTimeout(() => this.dismiss(), afterMs).unref();
       return;
     }
-    this.#waiting?.kill('SIGKILL');
+    if (this.#waiting !== undefined) killForked(this.#waiting);
     this.#waiting = undefined;
   }
 
