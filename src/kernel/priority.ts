@@ -3,6 +3,7 @@
  * V8 and of libuv's pool as well, which its first thread waits for. Threads that begin later inherit from the one that starts
  * them.
  *
+ *     first   twenty steps of nice(2) above 0: before all others, for a process that has some milliseconds left
  *     normal  as this process
  *     low     twelve steps of nice(2) below it: it gets 6 % of a processor that one other task wants, so that task is slowed by
  *             1.07 (sched_prio_to_weight in kernel/sched/core.c: 70 beside 1024)
@@ -17,17 +18,18 @@ import { call, declare, type ForeignFunction } from './libc.ts';
 import { readProc, statFields, threadsOf } from './proc.ts';
 import { systemNumber } from './system-numbers.ts';
 
-export type Priority = 'normal' | 'low' | 'idle';
+export type Priority = 'first' | 'normal' | 'low' | 'idle';
 
 /** linux/sched.h */
 const SCHED_OTHER = 0;
 const SCHED_IDLE = 5;
 /** linux/ioprio.h: the class in the upper three of 16 bits. 0: as the processor's priority says. */
 const IOPRIO_WHO_PROCESS = 1;
-const DISK = { normal: 0, low: (2 << 13) | 7, idle: 3 << 13 };
+const DISK = { first: 0, normal: 0, low: (2 << 13) | 7, idle: 3 << 13 };
 /** linux/capability.h: without it nothing that was lowered can be raised again. */
 const CAP_SYS_NICE = 23n;
 const LOW_STEPS = 12;
+const FIRST_NICE = -20;
 const LAST_NICE = 19;
 /** A process starts few threads while the others are looked at. */
 const LOOKS = 3;
@@ -48,7 +50,9 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
   };
   const { scheduler, disk, nice } = calls;
   const base = getPriority();
-  const steps = priority === 'low' ? Math.min(LAST_NICE, base + LOW_STEPS) : base;
+  const steps = { first: FIRST_NICE, normal: base, low: Math.min(LAST_NICE, base + LOW_STEPS), idle: base }[
+    priority
+  ];
   const seen = new Set<string>();
   for (let look = 0; look < LOOKS; look++) {
     const fresh = threadsOf(pid).filter((thread) => !seen.has(thread));
@@ -75,10 +79,11 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
  *
  * A thread that ends takes its own folder out of /proc. Until it has done so, the process that reaps it spins in wait4(2)
  * (shrink_dcache_parent in fs/dcache.c; Linux 7.1 has "get rid of busy-waiting in shrink_dcache_tree()"). An idle thread gets
- * no processor from one that spins: two supervisors held both processors of a machine for minutes in this way.
+ * no processor from one that spins: two supervisors held both processors of a machine for minutes in this way. Where many
+ * wait for a processor, one of normal priority had it spin for seconds: so it is the first of all.
  */
 export function raiseBeforeEnd(pid: number): void {
-  if (policyOf(pid) === 'idle') setProcessPriority(pid, 'normal');
+  if (policyOf(pid) === 'idle') setProcessPriority(pid, 'first');
 }
 
 /** Whether this process may raise what it has lowered. */
@@ -103,7 +108,7 @@ export function isSibling(pid: number): boolean {
 }
 
 function setGroup(pid: number, priority: Priority): void {
-  setGroupNice(pid, priority === 'idle' ? LAST_NICE : priority === 'low' ? LOW_STEPS : 0);
+  setGroupNice(pid, { first: FIRST_NICE, normal: 0, low: LOW_STEPS, idle: LAST_NICE }[priority]);
 }
 
 /** Gives the group of the session that the process leads this priority beside other sessions; changes nothing where it leads none. */

@@ -5,7 +5,13 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, expect, test } from 'vitest';
 import { readPressure } from '../../src/kernel/pressure.ts';
-import { isSibling, policyOf, type Priority, raiseBeforeEnd, setProcessPriority } from '../../src/kernel/priority.ts';
+import {
+  isSibling,
+  policyOf,
+  type Priority,
+  raiseBeforeEnd,
+  setProcessPriority,
+} from '../../src/kernel/priority.ts';
 import { Cleanup } from '../support/temp.ts';
 
 const cleanup = new Cleanup();
