@@ -175,7 +175,7 @@ export class Child {
   /** Kills the process as it is; another is started. `reason`: for `status` and the log. */
   kill(reason: string): void {
     this.#reason ??= reason;
-    if (this.#process !== undefined) this.#signal(this.#process, 'SIGKILL');
+    if (this.#process !== undefined) this.#kill(this.#process);
   }
 
   /** Tells it to read its configuration again; one that is starting reads it in any case. */
@@ -368,16 +368,15 @@ export class Child {
       return;
     }
     this.#reason ??= farewell === undefined ? ASKED_ENDS.stopped : ASKED_ENDS.handedOver;
-    if (farewell === undefined) this.#signal(child, this.#options.signal ?? 'SIGTERM');
+    if (farewell === undefined) child.kill(this.#options.signal ?? 'SIGTERM');
     else this.send(farewell);
-    const timer = this.#clock.after(this.#options.graceMs ?? GRACE_MS, () => this.#signal(child, 'SIGKILL'));
+    const timer = this.#clock.after(this.#options.graceMs ?? GRACE_MS, () => this.#kill(child));
     child.once('exit', () => timer.cancel());
   }
 
-  /** That ends it. */
-  #signal(child: ChildProcess, signal: NodeJS.Signals): void {
+  #kill(child: ChildProcess): void {
     if (child.pid !== undefined) this.#options.ports.raiseBeforeEnd(child.pid);
-    child.kill(signal);
+    child.kill('SIGKILL');
   }
 }
 

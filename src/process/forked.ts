@@ -23,6 +23,7 @@ import {
   toErrorRecord,
 } from '../../schemas/errors.ts';
 import { isKind, type Shape } from '../../schemas/shapes.ts';
+import { leave } from './leave.ts';
 
 /** What is said to a process and by it. */
 export interface Dialogue<Order, Note, Result> {
@@ -95,7 +96,8 @@ export function startForked(options: ForkOptions): ChildProcess {
 
 /** Also one at idle priority: see `raiseBeforeEnd`. */
 export function killForked(child: ChildProcess): void {
-  if (child.pid !== undefined && child.exitCode === null) raiseBeforeEnd(child.pid);
+  if (child.pid !== undefined && child.exitCode === null && child.signalCode === null)
+    raiseBeforeEnd(child.pid);
   child.kill('SIGKILL');
 }
 
@@ -206,12 +208,6 @@ export async function serveForked<Order, Note, Result>(
 ): Promise<void> {
   await answerOrder(dialogue, orderChannel(), work);
   leave(0);
-}
-
-/** Ends this process, which may be at idle priority: see `raiseBeforeEnd`. */
-export function leave(code: number): never {
-  raiseBeforeEnd(process.pid);
-  process.exit(code);
 }
 
 /** Takes the one order of a channel, and answers it. */

@@ -2,7 +2,7 @@
  * The process that a program runs in, as far as the program deals with it: signals, its end, its parent. `main.ts` takes the
  * real one; a test hands over one of its own, and the program runs beside the test.
  */
-import { raiseBeforeEnd } from '../kernel/priority.ts';
+import { leave } from './leave.ts';
 import { type ParentChannel, processChannel } from './parent-link.ts';
 
 export interface Self {
@@ -31,14 +31,8 @@ export const realSelf = (): Self => ({
       for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, listener);
     };
   },
-  exit: (code) => {
-    raiseBeforeEnd(process.pid);
-    process.exit(code);
-  },
-  kill: () => {
-    raiseBeforeEnd(process.pid);
-    process.kill(process.pid, 'SIGKILL');
-  },
+  exit: leave,
+  kill: () => void process.kill(process.pid, 'SIGKILL'),
 });
 
 export const realChildSelf = (): ChildSelf => ({
