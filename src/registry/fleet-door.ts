@@ -44,6 +44,8 @@ const AHEAD = 4;
 const LEAST_BYTES = 64 << 10;
 /** Pieces that are kept until they are verified: those on their way for some jobs, and the one that is decoded. */
 const KEPT = 12;
+/** Pieces of one blob that are compared with the registry's. */
+const MOST_SUSPECTED = 24;
 /** A blob of which wrong bytes came is read from the registry for so long, ms. */
 const DIRECT_MS = 60_000;
 /** A repository whose registry gives no token that could be handed over: no other process of the fleet is told to bring one, ms. */
@@ -76,8 +78,8 @@ interface Kept {
 interface Suspects {
   until: number;
   pieces: Kept[];
-  /** By member, a piece that differed from what the registry sent. */
-  liars: Map<string, Kept>;
+  /** By member, a piece that differed from what the registry sent, and its first byte that did, of the blob. */
+  liars: Map<string, { piece: Kept; differs: number }>;
 }
 
 type Answer = { bytes: Buffer; from: string } | { status: number; challenge?: FleetChallenge };
@@ -178,21 +180,29 @@ export class FleetDoor {
     if (pieces.length === 0) return false;
     for (let at = this.#kept.length - 1; at >= 0; at--)
       if (this.#kept[at]?.source.digest === digest) this.#kept.splice(at, 1);
+    // Another job may have doubted the blob just now: whom it suspects is still to be found out.
+    const known = this.#suspects.get(digest);
     // Of others not even the registry's bytes were right, or no reader came again.
-    for (const other of this.#suspects.values()) other.pieces = [];
-    remember(this.#suspects, digest, { until: this.#options.now() + DIRECT_MS, pieces, liars: new Map() });
+    for (const other of this.#suspects.values()) if (other !== known) other.pieces = [];
+    remember(this.#suspects, digest, {
+      until: this.#options.now() + DIRECT_MS,
+      pieces: [...(known?.pieces ?? []), ...pieces].slice(-MOST_SUSPECTED),
+      liars: known?.liars ?? new Map(),
+    });
     return true;
   }
 
   /** What the registry sends of a blob, from `at` on. */
   compare({ digest }: Pick<BlobName, 'digest'>, at: number, chunk: Buffer): void {
     const suspects = this.#suspects.get(digest);
-    for (const piece of suspects?.pieces ?? []) {
-      const { at: start, bytes, from } = piece;
-      const [first, end] = [Math.max(at, start), Math.min(at + chunk.length, start + bytes.length)];
-      if (first >= end || suspects?.liars.has(from) === true) continue;
-      if (!chunk.subarray(first - at, end - at).equals(bytes.subarray(first - start, end - start)))
-        suspects?.liars.set(from, piece);
+    if (suspects === undefined) return;
+    // What the registry sent before may have been spoilt on its way: its newest bytes count.
+    for (const [member, { piece, differs }] of suspects.liars)
+      if (chunk[differs - at] === piece.bytes[differs - piece.at]) suspects.liars.delete(member);
+    for (const piece of suspects.pieces) {
+      if (suspects.liars.has(piece.from)) continue;
+      const differs = firstDifference(piece, at, chunk);
+      if (differs !== undefined) suspects.liars.set(piece.from, { piece, differs });
     }
   }
 
@@ -201,9 +211,7 @@ export class FleetDoor {
     const suspects = this.#suspects.get(digest);
     if (suspects === undefined) return;
     suspects.pieces = [];
-    for (const [member, { source, index }] of suspects.liars)
-      this.#tell('wrong', { v: 1, source, index, member });
-    suspects.liars.clear();
+    for (const member of suspects.liars.keys()) this.#name(suspects, member);
   }
 
   /** These bytes were verified: what of them the fleet brought the member may give to others. */
@@ -221,6 +229,20 @@ export class FleetDoor {
         source: blobOf(source, blob),
         pieces: rising.slice(at, at + MAX_ASKED),
       });
+    // The job that doubted them may have been stopped: whichever reads them after it names those who lied.
+    const suspects = this.#suspects.get(blob.digest);
+    if (suspects === undefined) return;
+    for (const [member, { differs }] of suspects.liars)
+      if (ranges.some(([start, end]) => differs >= start && differs < end)) this.#name(suspects, member);
+  }
+
+  #name(suspects: Suspects, member: string): void {
+    const liar = suspects.liars.get(member);
+    if (liar === undefined) return;
+    suspects.liars.delete(member);
+    suspects.pieces = suspects.pieces.filter(({ from }) => from !== member);
+    const { source, index } = liar.piece;
+    this.#tell('wrong', { v: 1, source, index, member });
   }
 
   #tell(what: 'wrong' | 'right', said: FleetWrong | FleetHold): void {
@@ -370,6 +392,16 @@ export class FleetDoor {
     const from_ = headers[PIECE_HEADERS.from];
     return { bytes: Buffer.concat(chunks), from: typeof from_ === 'string' ? from_ : '' };
   }
+}
+
+/** The first byte of the blob that both have, and that differs: an offset in the blob. `chunk` begins at `at`. */
+function firstDifference({ at: start, bytes }: Kept, at: number, chunk: Buffer): number | undefined {
+  const [first, end] = [Math.max(at, start), Math.min(at + chunk.length, start + bytes.length)];
+  if (first >= end) return undefined;
+  const ours = chunk.subarray(first - at, end - at);
+  const theirs = bytes.subarray(first - start, end - start);
+  if (ours.equals(theirs)) return undefined;
+  return first + ours.findIndex((byte, offset) => byte !== theirs[offset]);
 }
 
 /** The bytes `[start, end)` of a blob as parts of pieces. */

@@ -19,20 +19,14 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
   const registry = await startRegistry();
   cleanup.defer(() => registry.stop());
   const images: FaultImage[] = [];
-  for (const [at, name] of ['lied', 'killed', 'cut', 'kept', 'again'].entries()) {
+  for (const [at, name] of ['killed', 'cut', 'kept', 'again', 'lied', 'lied2', 'lied3'].entries()) {
     const image = await pushImage(join(directory, name), registry.host, name, [
       { 'app/file': prose(9_000_000, 82_000 + at) },
     ]);
     expect((await runCofa(['index', image.ref])).code).toBe(0);
     images.push(image);
   }
-  const [lied, killed, cut, kept, again] = images as [
-    FaultImage,
-    FaultImage,
-    FaultImage,
-    FaultImage,
-    FaultImage,
-  ];
+  const [killed, cut, kept, again, ...lied] = images as [FaultImage, FaultImage, FaultImage, FaultImage];
   const fleet = await startFleetNats(cleanup, ['one', 'two', 'liar']);
   const liar = await startLiar(cleanup, fleet, 'liar', { weight: 1_000 });
   const one = await startMember(cleanup, fleet, 'one');
@@ -45,12 +39,18 @@ it('no read fails and no wrong byte is read: a liar is named and left out, membe
     };
   };
 
-  const readLied = await mount(one, lied, 'lied-one');
-  await readLied();
+  // A lie that came too late for its reader names no one: more is read then.
+  const isNamed = async () => (await one.status()).degraded.some((sentence) => sentence.includes('liar'));
+  for (const [at, image] of lied.entries()) {
+    await (await mount(one, image, `lied-${at}`))();
+    const isLast = at === lied.length - 1;
+    const named = await eventually('the liar is named', isNamed, isLast ? 60_000 : 10_000).catch((error) => {
+      if (isLast) throw error;
+      return false;
+    });
+    if (named) break;
+  }
   expect(liar.liedTo).toContain('one');
-  await eventually('the liar is named', async () =>
-    (await one.status()).degraded.some((sentence) => sentence.includes('liar')),
-  );
   const state = (await fleetOf(one)).members.find(({ name }) => name === 'liar')?.state;
   expect(state).toBe('wrong');
   expect((await fleetOf(one)).wrong).toBeGreaterThan(0);
