@@ -1,7 +1,8 @@
 /**
  * Which blocks an image reads while it starts, and in which order: learned from recordings of real starts. One start reads
  * what chance brings along (a cache that was cold, a timer that fired), so several are merged: a block belongs to the set
- * when at least half of the recordings have it, and its place is the mean of its places in them.
+ * when at least half of the recordings have it, and its place is the mean of its places in them. How much a recording counts, and
+ * which are kept, start-recordings.ts decides.
  */
 
 import type { StartRun } from '../schemas/fetch.ts';
@@ -14,21 +15,17 @@ export interface StartSet {
   runs: readonly StartRun[];
 }
 
-/** Recordings that are merged, the newest ones: an image's starts change when its configuration does. */
-export const MAX_RECORDINGS = 8;
-
 /** A recording, and how much it counts. */
 export interface Weighted {
   set: StartSet;
   weight: number;
 }
 
-/** Merges recordings of starts of one image. Same input, same output. Nothing recorded gives an empty set. */
-export const mergeStarts = (recordings: readonly StartSet[]): StartSet =>
-  mergeWeighted(recordings.slice(-MAX_RECORDINGS).map((set) => ({ set, weight: 1 })));
-
-/** The same of recordings that count more or less: a block belongs to the set when recordings of half the weight have it. */
-export function mergeWeighted(recordings: readonly Weighted[]): StartSet {
+/**
+ * Merges recordings of starts of one image: a block belongs to the set when recordings of half the weight have it. Same input, same
+ * output. Nothing recorded gives an empty set.
+ */
+export function mergeStarts(recordings: readonly Weighted[]): StartSet {
   const starts = recordings.filter(({ set, weight }) => set.runs.length > 0 && weight > 0);
   const sum = starts.reduce((all, { weight }) => all + weight, 0);
   const found = new Map<string, { diffId: string; block: number; weight: number; rank: number }>();

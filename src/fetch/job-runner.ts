@@ -37,6 +37,10 @@ const MOST_RECENT = 256;
 export interface JobRunnerOptions {
   /** The fetcher's. */
   name: string;
+  /** This node, as others know it. */
+  node: string;
+  /** Gives so many random bytes, as hexadecimal digits. */
+  random: { hex(bytes: number): string };
   layout: Layout;
   registry: RegistryClient;
   log: Logger;
@@ -170,11 +174,12 @@ export class JobRunner {
     released: Promise<PackJob>,
   ): Promise<number> {
     if (job.kind === 'verify') return await this.#verify(job, { signal, gate });
-    const { layout, registry, packs, complete } = this.#options;
+    const { layout, registry, packs, complete, node, random } = this.#options;
     const context = { layout, packs, registry, tables: this.#tables, signal };
     const { bringPack, recordStart } = await import('./start-jobs.ts');
     if (job.kind === 'record') {
-      await recordStart(job, context);
+      const chance = () => Number.parseInt(random.hex(6), 16) / 2 ** 48;
+      await recordStart(job, { ...context, node, random: chance });
       return 0;
     }
     return await bringPack(

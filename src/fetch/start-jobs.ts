@@ -2,7 +2,8 @@
 import { type FileHandle, open, readFile } from 'node:fs/promises';
 import type { NatsConnection } from '@nats-io/nats-core';
 import { filesOfStart, movedStart, pathsToFind, startInLayers } from '../../actors/start-files.ts';
-import { firstBlocks, mergeStarts, type StartSet } from '../../actors/start-set.ts';
+import { difference, isWorth, mergeNodes, newestRecordings } from '../../actors/start-recordings.ts';
+import { firstBlocks, type StartSet } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import {
   type JobLayer,
@@ -32,6 +33,13 @@ export interface StartContext {
   signal: AbortSignal;
   /** Of a held job: the same as it comes when it may go on. */
   released?: Promise<PackJob>;
+}
+
+export interface RecordContext extends StartContext {
+  /** This node, as others know it. */
+  node: string;
+  /** In [0, 1). */
+  random: () => number;
 }
 
 /** Runs of one message: some 8 bytes each, far below what NATS takes. */
@@ -156,23 +164,27 @@ function byDiffId({ devices, runs }: StartSet, layers: readonly JobLayer[]): Sta
 
 /**
  * Adds a recording to those that are known of the start, and makes a new pack where the result is another than before:
- * than the pack of the store, or else than the one beside the image. Blocks that are not in the devices (any more) are left out. Errors: those of the store and of the disk.
+ * than the pack of the store, or else than the one beside the image. Where many nodes have recorded the same, nothing is done.
+ * Blocks that are not in the devices (any more) are left out. Errors: those of the store and of the disk.
  */
-export async function recordStart(job: RecordJob, context: StartContext): Promise<void> {
+export async function recordStart(job: RecordJob, context: RecordContext): Promise<void> {
   const { manifest, start } = job;
   const store = new PackStore(context.packs);
   const layers = new Set(job.layers.map(({ diffId }) => diffId));
   // Other nodes write into the store too.
-  const earlier = (await store.recordings(manifest, start)).filter(({ devices }) =>
-    devices.every((diffId) => layers.has(diffId)),
+  const earlier = (await store.recordings(manifest, start)).filter(({ set }) =>
+    set.devices.every((diffId) => layers.has(diffId)),
   );
-  const recordings = [...earlier, byDiffId(job.set, job.layers)];
-  const set = mergeStarts(recordings);
+  const mine = { node: context.node, set: byDiffId(job.set, job.layers) };
+  const recordings = newestRecordings([...earlier, mine]);
+  const set = mergeNodes(recordings);
   if (set.runs.length === 0) return;
   const known = earlier.length > 0 ? await store.find(manifest, start) : undefined;
   const brought = job.brought && byDiffId(job.brought, job.layers);
-  const before = known === undefined ? brought : mergeStarts(earlier);
-  if (before === undefined || differs(before, set)) {
+  const hasPack = known !== undefined || brought !== undefined;
+  if (hasPack && !isWorth(earlier, mine, context.random)) return;
+  const before = known === undefined ? brought : mergeNodes(earlier);
+  if (before === undefined || difference(before, set) > WORTH_SHARE) {
     await makePack(job, set, store, context);
     context.signal.throwIfAborted();
   }
@@ -248,20 +260,6 @@ async function makePack(
   } finally {
     await Promise.all(files.map((file) => file.close()));
   }
-}
-
-function differs(before: StartSet, after: StartSet): boolean {
-  const known = new Set(keysOf(before));
-  const now = keysOf(after);
-  const added = now.filter((key) => !known.has(key)).length;
-  const dropped = known.size - (now.length - added);
-  return added + dropped > known.size * WORTH_SHARE;
-}
-
-function keysOf({ devices, runs }: StartSet): string[] {
-  return runs.flatMap(([device, first, count]) =>
-    Array.from({ length: count }, (_, i) => `${devices[device]}/${first + i}`),
-  );
 }
 
 /** Throws the reason of the signal where the job is stopped first. */

@@ -71,6 +71,8 @@ export async function runFetcher(
   });
   const runner = new JobRunner({
     name,
+    node: settings.node,
+    random: ports.random,
     layout: new Layout(root),
     registry,
     log,

@@ -4,6 +4,7 @@
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import { createLog } from '../process/log.ts';
+import { realPorts } from '../process/ports.ts';
 import { readSettings, registryOptions } from '../process/settings.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { RegistryClient } from '../registry/client.ts';
@@ -23,6 +24,8 @@ const settings = await readSettings(root);
 const log = createLog(`${name}-fetcher`, settings.logLevel);
 const runner = new JobRunner({
   name,
+  node: settings.node,
+  random: realPorts().random,
   layout: new Layout(root),
   registry: new RegistryClient({ ...registryOptions(settings), log }),
   log,

@@ -3,7 +3,7 @@
  * What one node has learned helps the next one, and no node needs the right to push to a registry. The store is a
  * cache: losing it costs time only.
  *
- *     <manifest hex>.<start>.starts   the newest recordings, msgpack
+ *     <manifest hex>.<start>.starts   the newest recordings of each node, msgpack
  *     <manifest hex>.<start>.pack     the pack (format.ts)
  *     <repository>.<start>.files      the files that the newest start of an image of this repository has read, msgpack
  *                                     with zstd; `repository`: the SHA-256 of `registry/repository`, in hex
@@ -17,7 +17,8 @@ import { Objm, type ObjectInfo, type ObjectStore, setSha256Backend } from '@nats
 import { z } from 'zod';
 import { sha256Hex } from '../digest/digest.ts';
 import type { StartFiles } from '../../actors/start-files.ts';
-import { firstBlocks, MAX_RECORDINGS, type StartSet } from '../../actors/start-set.ts';
+import { newestRecordings, type NodeRecording } from '../../actors/start-recordings.ts';
+import { firstBlocks } from '../../actors/start-set.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import { PACK_BUCKET } from '../../schemas/subjects.ts';
 import { decodeIfSound, encode } from '../bus/connection.ts';
@@ -57,7 +58,9 @@ const Runs = z
   .max(MAX_START_BLOCKS)
   .refine((runs) => runs.reduce((sum, [, , count]) => sum + count, 0) <= MAX_START_BLOCKS);
 const StartSetShape = z.object({ devices: z.array(z.string().max(100)).max(1024), runs: Runs });
-const Recordings = z.object({ v: z.literal(1), starts: z.array(StartSetShape).max(64) });
+/** Where an earlier cofa wrote them the node is missing; it reads them without it. */
+const Recording = StartSetShape.extend({ node: z.string().max(255).optional() });
+const Recordings = z.object({ v: z.literal(1), starts: z.array(Recording).max(64) });
 const count = z.int().min(0);
 const Files = StartSetShape.extend({
   v: z.literal(1),
@@ -142,8 +145,8 @@ export class PackStore {
     return { name: info.name, size: info.size };
   }
 
-  /** The recordings of a start, oldest first; none where they cannot be read. */
-  async recordings(manifest: string, start: string): Promise<StartSet[]> {
+  /** The recordings of a start that count, oldest first; none where they cannot be read. */
+  async recordings(manifest: string, start: string): Promise<NodeRecording[]> {
     const info = await this.#info(nameOf(manifest, start, 'starts'));
     if (info === undefined) return [];
     try {
@@ -157,10 +160,15 @@ export class PackStore {
   /**
    * Keeps the newest of the recordings. Of two nodes that write at once one loses its own: a later start records again.
    */
-  async remember(manifest: string, start: string, starts: readonly StartSet[]): Promise<void> {
+  async remember(manifest: string, start: string, recordings: readonly NodeRecording[]): Promise<void> {
     const name = nameOf(manifest, start, 'starts');
-    const kept = starts.slice(-MAX_RECORDINGS).map((set) => firstBlocks(set, MAX_START_BLOCKS));
-    await (await this.#open()).putBlob({ name }, encode({ v: 1, starts: kept }));
+    const bounded = recordings.map(({ node, set }) => ({ node, set: firstBlocks(set, MAX_START_BLOCKS) }));
+    const starts = newestRecordings(bounded).map(({ node, set: { devices, runs } }) => ({
+      devices,
+      runs,
+      node,
+    }));
+    await (await this.#open()).putBlob({ name }, encode({ v: 1, starts }));
   }
 
   /**
@@ -225,9 +233,10 @@ export class PackStore {
 }
 
 /** What `remember` has written. Error `integrity` for anything else. */
-export function parseRecordings(bytes: Uint8Array): StartSet[] {
+export function parseRecordings(bytes: Uint8Array): NodeRecording[] {
   try {
-    return Recordings.parse(decodeIfSound(bytes, MOST_RECORDED)).starts;
+    const { starts } = Recordings.parse(decodeIfSound(bytes, MOST_RECORDED));
+    return newestRecordings(starts.map(({ node = '', devices, runs }) => ({ node, set: { devices, runs } })));
   } catch (cause) {
     throw new CofaError('integrity', 'recordings of the startup packs are malformed', { cause });
   }

@@ -1,7 +1,7 @@
 /** How recordings of starts become the set of blocks that a startup pack holds. */
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { firstBlocks, MAX_RECORDINGS, mergeStarts, type StartSet } from '../../actors/start-set.ts';
+import { firstBlocks, mergeStarts, type StartSet } from '../../actors/start-set.ts';
 
 const A = `sha256:${'a'.repeat(64)}`;
 const B = `sha256:${'b'.repeat(64)}`;
@@ -11,19 +11,22 @@ const blocksOf = ({ devices, runs }: StartSet) =>
   );
 const start = (devices: string[], ...runs: Array<[number, number, number]>): StartSet => ({ devices, runs });
 
+/** Of recordings that count the same. */
+const merge = (starts: StartSet[]) => mergeStarts(starts.map((set) => ({ set, weight: 1 })));
+
 const anyStart = fc
   .uniqueArray(fc.tuple(fc.nat(1), fc.nat(40)), { selector: ([d, b]) => `${d}/${b}` })
   .map((blocks) => start([A, B], ...blocks.map(([d, b]): [number, number, number] => [d, b, 1])));
 
 describe('recordings of starts', () => {
   test('a single one is the set, in its order, neighbours joined', () => {
-    const set = mergeStarts([start([B, A], [1, 5, 1], [1, 6, 2], [0, 1, 1], [1, 4, 1])]);
+    const set = merge([start([B, A], [1, 5, 1], [1, 6, 2], [0, 1, 1], [1, 4, 1])]);
     expect(blocksOf(set)).toEqual(['a5', 'a6', 'a7', 'b1', 'a4']);
     expect(set.runs.length).toBe(3);
   });
 
   test('of several, what less than half of them read is left out', () => {
-    const set = mergeStarts([
+    const set = merge([
       start([A], [0, 0, 3]),
       start([A], [0, 0, 2], [0, 9, 1]),
       start([A], [0, 0, 2], [0, 7, 1]),
@@ -32,31 +35,37 @@ describe('recordings of starts', () => {
   });
 
   test('the place of a block is the mean of its places', () => {
-    const set = mergeStarts([
+    const set = merge([
       start([A], [0, 1, 1], [0, 2, 1], [0, 3, 1], [0, 8, 1]),
       start([A], [0, 8, 1], [0, 2, 1], [0, 1, 1], [0, 3, 1]),
     ]);
     expect(blocksOf(set)).toEqual(['a1', 'a2', 'a8', 'a3']);
   });
 
-  test('only the newest count, and empty ones not at all', () => {
-    const old = Array.from({ length: 20 }, () => start([A], [0, 0, 1]));
-    const recent = Array.from({ length: MAX_RECORDINGS }, () => start([A], [0, 5, 1]));
-    expect(blocksOf(mergeStarts([...old, ...recent]))).toEqual(['a5']);
-    expect(blocksOf(mergeStarts([start([A], [0, 1, 1]), start([])]))).toEqual(['a1']);
-    expect(mergeStarts([])).toEqual({ devices: [], runs: [] });
+  test('one that counts as much as two others outvotes them', () => {
+    const set = mergeStarts([
+      { set: start([A], [0, 1, 1], [0, 2, 1]), weight: 2 },
+      { set: start([A], [0, 2, 1], [0, 3, 1]), weight: 0.9 },
+      { set: start([A], [0, 3, 1]), weight: 0.9 },
+    ]);
+    expect(blocksOf(set)).toEqual(['a1', 'a2']);
+  });
+
+  test('empty ones do not count', () => {
+    expect(blocksOf(merge([start([A], [0, 1, 1]), start([])]))).toEqual(['a1']);
+    expect(merge([])).toEqual({ devices: [], runs: [] });
   });
 
   test('whatever they are: no block twice, none invented, and the same again', () => {
     fc.assert(
       fc.property(fc.array(anyStart, { maxLength: 6 }), (starts) => {
-        const set = mergeStarts(starts);
+        const set = merge(starts);
         const blocks = blocksOf(set);
         expect(new Set(blocks).size).toBe(blocks.length);
         const known = new Set(starts.flatMap(blocksOf));
         expect(blocks.every((block) => known.has(block))).toBe(true);
-        expect(mergeStarts(starts)).toEqual(set);
-        expect(blocksOf(mergeStarts([set]))).toEqual(blocks);
+        expect(merge(starts)).toEqual(set);
+        expect(blocksOf(merge([set]))).toEqual(blocks);
       }),
     );
   });

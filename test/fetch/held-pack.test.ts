@@ -9,6 +9,7 @@ import type { RegistryClient } from '../../src/registry/client.ts';
 import { openDevice } from '../../src/store/device.ts';
 import { Layout, writeWhole } from '../../src/store/layout.ts';
 import { Cleanup } from '../support/temp.ts';
+import { realPorts } from '../../src/process/ports.ts';
 
 const cleanup = new Cleanup();
 let image: RehearsalImage;
@@ -35,6 +36,8 @@ function fetcher() {
   } as Partial<RegistryClient> as RegistryClient;
   const runner = new JobRunner({
     name: 'test',
+    node: 'here',
+    random: realPorts().random,
     layout,
     registry,
     log: createLog('test', 'silent'),

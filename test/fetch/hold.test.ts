@@ -9,6 +9,7 @@ import type { RegistryClient } from '../../src/registry/client.ts';
 import type { Layout } from '../../src/store/layout.ts';
 import { rehearsalLayer } from '../support/rehearsal-layer.ts';
 import { Cleanup } from '../support/temp.ts';
+import { realPorts } from '../../src/process/ports.ts';
 
 /** Longer than any machine needs for all of this, ms. */
 const LONG_MS = 600_000;
@@ -42,6 +43,8 @@ function fetcher() {
   } as Partial<RegistryClient> as RegistryClient;
   const runner = new JobRunner({
     name: 'test',
+    node: 'here',
+    random: realPorts().random,
     layout,
     registry,
     log: createLog('test', 'silent'),

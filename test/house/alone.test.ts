@@ -7,7 +7,6 @@ import { TOP } from './arrows.ts';
 
 /** What a file loads with itself: Node keeps no import of types. `import()` comes when its line runs. */
 const LOADS = /^(?:import|export)\b[^'"]*?['"](\.[^'"]+)['"]/gm;
-/** `actors/start-fleet.ts` is of packs, which nodes of one NATS share without a fleet; no process loads it yet. */
 const OF_FLEET =
   /^src\/fleet\/|^(?:actors|schemas|src\/(?:registry|process|supervisor\/.*))\/(?:check-)?(?:fleet|ledger)[^/]*$|\/witnesses\.ts$/;
 

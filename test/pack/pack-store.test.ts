@@ -66,11 +66,16 @@ describe('the store of startup packs', () => {
     const store = new PackStore(async () => bus);
     expect(await store.recordings(image, 'abc')).toEqual([]);
     const starts = Array.from({ length: 11 }, (_, i) => ({
-      devices: ['sha256:aa'],
-      runs: [[0, i, 1]] as Array<[number, number, number]>,
+      node: 'one',
+      set: { devices: ['sha256:aa'], runs: [[0, i, 1]] as Array<[number, number, number]> },
     }));
     await store.remember(image, 'abc', starts);
     expect(await store.recordings(image, 'abc')).toEqual(starts.slice(3));
+    // As an earlier cofa wrote them: they are of no node in particular.
+    const unnamed = starts.slice(0, 2).map(({ set }) => set);
+    const name = `${image.slice(7)}.abc.starts`;
+    await (await new Objm(bus).open(PACK_BUCKET)).putBlob({ name }, encode({ v: 1, starts: unnamed }));
+    expect(await store.recordings(image, 'abc')).toEqual(unnamed.map((set) => ({ node: '', set })));
     const raw = await new Objm(bus).open('cofa-packs');
     await raw.putBlob({ name: `${image.slice(7)}.abc.starts` }, randomBytes(100));
     expect(await store.recordings(image, 'abc')).toEqual([]);

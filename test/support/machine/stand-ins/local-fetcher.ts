@@ -5,6 +5,7 @@ import { JobRunner } from '../../../../src/fetch/job-runner.ts';
 import { Layout } from '../../../../src/store/layout.ts';
 import { machine } from '../machine.ts';
 import { RegistryClient } from './registry-client.ts';
+import { realPorts } from '../../../../src/process/ports.ts';
 
 export class LocalFetcher implements OwnFetcher {
   readonly #runner: JobRunner;
@@ -12,6 +13,8 @@ export class LocalFetcher implements OwnFetcher {
   constructor({ root, name, log, onCompletion }: OwnFetcherOptions) {
     this.#runner = new JobRunner({
       name,
+      node: 'here',
+      random: realPorts().random,
       layout: new Layout(root),
       registry: new RegistryClient() as never,
       log,

@@ -2,12 +2,12 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import {
-  addRecording,
-  FLEET_STARTS,
   isWorth,
   mergeNodes,
+  newestRecordings,
   type NodeRecording,
-} from '../../actors/start-fleet.ts';
+  START_LIMITS,
+} from '../../actors/start-recordings.ts';
 import type { StartSet } from '../../actors/start-set.ts';
 
 const A = `sha256:${'a'.repeat(64)}`;
@@ -32,19 +32,35 @@ describe('recordings of a fleet', () => {
     expect(blocksOf(mergeNodes([...liars, ...honest]))).toEqual([5, 6, 7]);
   });
 
-  test('of one node the newest recording counts most', () => {
-    const recordings = [of('one', 1, 9), of('one', 1, 2), of('two', 1, 2), of('two', 1, 9)];
-    expect(blocksOf(mergeNodes(recordings)).sort()).toEqual([1, 2, 9]);
-    expect(blocksOf(mergeNodes([of('one', 3), of('one', 4), of('one', 4, 5)]))).toEqual([4, 5]);
+  test('of one node each recording counts the same, the newest eight', () => {
+    const old = Array.from({ length: 20 }, () => of('one', 0));
+    const recent = [
+      ...Array.from({ length: 4 }, () => of('one', 5, 6)),
+      ...Array.from({ length: 4 }, () => of('one', 5)),
+    ];
+    const kept = newestRecordings([...old, ...recent]);
+    expect(kept).toEqual(recent);
+    expect(blocksOf(mergeNodes(kept))).toEqual([5, 6]);
+    expect(blocksOf(mergeNodes([...kept.slice(1), of('one', 5)]))).toEqual([5]);
   });
 
-  test('the newest recordings of so many nodes are kept, and so many of one', () => {
+  test('of many nodes fewer of each are kept, the newest ones of the newest nodes', () => {
     let kept: NodeRecording[] = [];
     for (let at = 0; at < 100; at++)
-      for (const block of [1, 2, 3]) kept = addRecording(kept, of(`node-${at}`, block));
-    expect(kept.length).toBe(FLEET_STARTS.nodes * FLEET_STARTS.perNode);
+      for (const block of [1, 2, 3]) kept = newestRecordings([...kept, of(`node-${at}`, block)]);
+    expect(kept.length).toBe(START_LIMITS.nodes * START_LIMITS.least);
     expect(kept.at(-1)).toEqual(of('node-99', 3));
     expect(kept[0]).toEqual(of('node-76', 2));
+    const ten = Array.from({ length: 100 }, (_, at) => of(`node-${at % 10}`, at));
+    expect(newestRecordings(ten)).toEqual(ten.slice(-40));
+  });
+
+  test('all of them together have no more blocks than a merge can go through', () => {
+    const large = (node: string): NodeRecording => ({ node, set: { devices: [A], runs: [[0, 0, 1 << 16]] } });
+    const many = Array.from({ length: 40 }, (_, at) => large(`node-${at % 20}`));
+    expect(newestRecordings(many)).toEqual(many.slice(-8));
+    const endless: NodeRecording = { node: 'one', set: { devices: [A], runs: [[0, 0, 1 << 20]] } };
+    expect(newestRecordings([large('two'), endless])).toEqual([endless]);
   });
 
   test('a thousand nodes that record the same write a few times; one that differs always does', () => {
@@ -55,10 +71,10 @@ describe('recordings of a fleet', () => {
     for (let at = 0; at < 1_000; at++) {
       const mine = of(`node-${at}`, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10);
       if (!isWorth(kept, mine, random)) continue;
-      kept = addRecording(kept, mine);
+      kept = newestRecordings([...kept, mine]);
       written += 1;
     }
-    expect(written).toBeGreaterThan(FLEET_STARTS.few);
+    expect(written).toBeGreaterThan(START_LIMITS.few);
     expect(written).toBeLessThan(100);
     expect(isWorth(kept, of('odd', 1, 2, 3, 4, 5, 6, 7, 20, 21, 22), () => 0.99)).toBe(true);
   });
