@@ -68,6 +68,17 @@ describe('a startup pack', () => {
     const packed = await coldStart(second);
     expect(packed.output).toBe(cold.output);
     expect(packed.jobs, second.logs()).toBeLessThan(cold.jobs / 4);
+    // Each node's recording has its name: they count by node.
+    const [pack] = await store.list();
+    let nodes: string[] = [];
+    await until(
+      async () => {
+        nodes = (await store.recordings(pack?.manifest ?? '', pack?.start ?? '')).map(({ node }) => node);
+        return nodes.length > 1;
+      },
+      () => second.logs(),
+    );
+    expect(nodes).toEqual(['one', 'two']);
     await second.cofa(['pack', 'push', reference, ...START]);
     await second.down();
 
