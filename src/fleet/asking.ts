@@ -75,6 +75,11 @@ export class Asking {
     this.#options = options;
   }
 
+  /** A process of this node waits for a piece. */
+  get isWaitedFor(): boolean {
+    return this.#waiters.size > 0;
+  }
+
   /** The bytes `[from, to)` of a piece. Errors: Refusal (`bring`: come with a token), the signal's reason. */
   async piece(order: PieceOrder, signal: AbortSignal): Promise<Brought> {
     const { source, index, from, to, class: urgency } = order;

@@ -9,11 +9,14 @@
  */
 import { randomBytes, X509Certificate } from 'node:crypto';
 import { rm } from 'node:fs/promises';
+import { getPriority } from 'node:os';
 import { PEER_LIMITS, Peers } from '../../actors/fleet-peers.ts';
+import { FleetUrgency, type Urgency } from '../../actors/fleet-urgency.ts';
 import { isLedgerSubject } from '../../schemas/check-fleet.ts';
 import { CofaError } from '../../schemas/errors.ts';
 import type { Member } from '../../schemas/fleet.ts';
 import { serveLocal } from '../bus/local-socket.ts';
+import { setProcessPriority } from '../kernel/priority.ts';
 import { Conditions } from '../process/conditions.ts';
 import { countsFor, registryWatch } from '../process/counted.ts';
 import { type FleetSettings, readFleetSettings } from '../process/fleet-settings.ts';
@@ -52,6 +55,8 @@ export interface FleetMember {
 
 export interface MemberPorts extends Ports {
   self: ChildSelf;
+  /** Gives the process this priority; absent: it keeps its own. */
+  setUrgency?: (urgency: Urgency) => void;
   /** Goes through a start when there is nothing to do; absent: no rehearsal. */
   rehearsal?: {
     run: (rehearsal: Rehearsal, identity: Identity) => Promise<void>;
@@ -154,6 +159,7 @@ export async function runMember(root: string, ports: MemberPorts): Promise<Fleet
     nameLiar(id);
     parts.dropFrom(id);
   }
+  const lookAtUrgency = settings.role === 'node' ? watchUrgency(ports, () => asking.isWaitedFor) : () => {};
   const server = pieceServer({
     identity,
     give: (from, asked, signal) => {
@@ -175,6 +181,7 @@ export async function runMember(root: string, ports: MemberPorts): Promise<Fleet
     find: (id) => members.find(id),
     onUse: (one) => {
       workCame();
+      lookAtUrgency(true);
       parts.uses(one);
     },
     onWrong: ({ member, source, index }) => {
@@ -257,6 +264,8 @@ export async function runMember(root: string, ports: MemberPorts): Promise<Fleet
   const stop = () =>
     (stopping ??= (async () => {
       members.leave();
+      // One that ends slowly holds up the process that reaps it (src/kernel/priority.ts).
+      ports.setUrgency?.('normal');
       await Promise.all([nats.close(), rehearsal?.stop(STOP_MS)]);
       for (const one of [server, door, status]) one.close();
       server.closeAllConnections();
@@ -276,6 +285,22 @@ export async function runMember(root: string, ports: MemberPorts): Promise<Fleet
   return { stop };
 }
 
+/** The member gives way to the node's containers while no process of the node waits for it. Returns what to call when one asks. */
+function watchUrgency(
+  { clock, setUrgency }: MemberPorts,
+  isWaitedFor: () => boolean,
+): (isWaiting: boolean) => void {
+  const urgency = new FleetUrgency(clock.now());
+  const look = (isWaiting: boolean) => {
+    const changed = urgency.look(clock.now(), isWaiting);
+    if (changed !== undefined) setUrgency?.(changed);
+  };
+  clock.every(LOOK_MS, () => look(isWaitedFor())).unref();
+  return look;
+}
+
+/** Between two looks at whether the node waits for the member, ms. */
+const LOOK_MS = 500;
 /** A rehearsal that is broken off has this long, ms. */
 const STOP_MS = 1_000;
 
@@ -301,9 +326,11 @@ if (import.meta.main) {
   if (root === undefined) throw new Error('usage: fleet/main.ts ROOT');
   giveHeapRoom();
   const real = realPorts();
+  const base = getPriority();
   await runMember(root, {
     self: realChildSelf(),
     ...real,
+    setUrgency: (urgency) => void setProcessPriority(process.pid, urgency, base),
     rehearsal: {
       tidying: new Tidying(),
       run: async (rehearsal, identity) => {

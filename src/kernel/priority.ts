@@ -38,9 +38,10 @@ let calls: { scheduler: ForeignFunction; disk: ForeignFunction; nice: ForeignFun
 
 /**
  * Gives every thread of the process, and the group of its session where it leads one, this priority. Returns false where
- * nothing was changed: the process has ended, or this one could not raise it again.
+ * nothing was changed: the process has ended, or this one could not raise it again. `base`: what is normal, in steps of nice(2); a
+ * process that lowers itself says what it began with.
  */
-export function setProcessPriority(pid: number, priority: Priority): boolean {
+export function setProcessPriority(pid: number, priority: Priority, base = getPriority()): boolean {
   const [setScheduler, setDisk] = [systemNumber('sched_setscheduler'), systemNumber('ioprio_set')];
   if (setScheduler === undefined || setDisk === undefined || !mayRaise()) return false;
   calls ??= {
@@ -49,7 +50,6 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
     nice: declare('setpriority', ['int', 'int', 'int']),
   };
   const { scheduler, disk, nice } = calls;
-  const base = getPriority();
   const steps = { first: FIRST_NICE, normal: base, low: Math.min(LAST_NICE, base + LOW_STEPS), idle: base }[
     priority
   ];
@@ -75,7 +75,7 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
 }
 
 /**
- * Raises a process that is idle and is about to end, or to be killed.
+ * Raises a process that has idle or low priority and is about to end, or to be killed.
  *
  * A thread that ends takes its own folder out of /proc. Until it has done so, the process that reaps it spins in wait4(2)
  * (shrink_dcache_parent in fs/dcache.c; Linux 7.1 has "get rid of busy-waiting in shrink_dcache_tree()"). An idle thread gets
@@ -83,7 +83,8 @@ export function setProcessPriority(pid: number, priority: Priority): boolean {
  * wait for a processor, one of normal priority had it spin for seconds: so it is the first of all.
  */
 export function raiseBeforeEnd(pid: number): void {
-  if (policyOf(pid) === 'idle') setProcessPriority(pid, 'first');
+  const policy = policyOf(pid);
+  if (policy === 'idle' || policy === 'low') setProcessPriority(pid, 'first');
 }
 
 /** Whether this process may raise what it has lowered. */

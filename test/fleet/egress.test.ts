@@ -1,9 +1,10 @@
 /** Several engines of one fleet start one image: real nats-server, real registry, real bytes between them. */
 import { join } from 'node:path';
 import { afterAll, expect, it } from 'vitest';
+import { policyOf } from '../../src/kernel/priority.ts';
 import { type FaultImage, pushImage } from '../faults/fault-image.ts';
 import { prose } from '../images/nasty.ts';
-import { type Engine, mountImage, runCofa } from '../support/engine.ts';
+import { type Engine, eventually, mountImage, runCofa } from '../support/engine.ts';
 import { readInParallel } from '../support/readers.ts';
 import { type RegistryServer, startRegistry } from '../support/registry-server.ts';
 import { Cleanup } from '../support/temp.ts';
@@ -47,6 +48,11 @@ it('three engines read one image at once: the registry sends each byte about onc
   expect(figures.every(({ bytes }) => bytes.received >= size * 0.9)).toBe(true);
   expect(figures.some(({ bytes }) => bytes.sent > 0)).toBe(true);
   for (const engine of engines) expect((await engine.status()).degraded).toEqual([]);
+  // No process of their nodes waits for them any more: they give way to containers.
+  for (const engine of engines) {
+    const { fleet: member } = await engine.pids();
+    await eventually('the member gives way', () => policyOf(member as number) === 'low');
+  }
 });
 
 it('who has got a piece gives it to others: a home that may send little sends the third asker to the second', async () => {

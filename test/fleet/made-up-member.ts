@@ -21,6 +21,7 @@ export interface MadeUpMember {
   identity: Identity;
   members: Members;
   messages: Messages;
+  pools: Pools;
   leave: () => void;
 }
 
@@ -96,7 +97,7 @@ export async function startMadeUp(
   messages.isThere = true;
   messages.join(bus);
   members.join(bus);
-  return { identity, members, messages, leave: () => members.leave() };
+  return { identity, members, messages, pools, leave: () => members.leave() };
 }
 
 /** A member that has every piece, with bytes of its own making. `isQuiet`: it answers no questions, and lies to homes alone. */

@@ -63,7 +63,7 @@ it('engines that are homes of nothing get everything of the fetcher, and the reg
 
   // What it keeps is there after its restart, and its settings, which hold a password, are gone in between.
   await stop(fetcher);
-  expect((await readdir(join(tier.root, 'run'))).filter((name) => /fleet|pieces/.test(name))).toEqual([]);
+  expect((await readdir(join(tier.root, 'run'))).filter((name) => /^(fleet|pieces)/.test(name))).toEqual([]);
   await eventually('it is gone', async () => (await fleetOf(two)).members.length === 2);
   fetcher = start();
   await eventually('the fetcher answers again', () => fleetOf(tier).then(() => true));

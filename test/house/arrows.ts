@@ -197,6 +197,7 @@ export const ROWS: readonly Row[] = [
       'src/bus',
       'src/client',
       'src/digest',
+      'src/kernel',
       'src/process',
       'src/registry',
       'src/store',
