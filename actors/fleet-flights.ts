@@ -7,6 +7,7 @@ export interface Flight {
   number: number;
   source: BlobSource;
   index: number;
+  /** `demand` from when a reader waits for it. */
   class: JobClass;
   /** As home of this cell. */
   cell: number | undefined;
@@ -53,6 +54,11 @@ export class Flights {
     this.#flights.delete(key);
     this.#ends.delete(key);
     this.#retries.delete(key);
+  }
+
+  /** It ends by then at the latest, ms. */
+  endBy(key: string, at: number): void {
+    if (this.#ends.at(key) > at) this.#ends.set(key, at);
   }
 
   retryAt(key: string, at: number): void {

@@ -81,6 +81,8 @@ export type HomeEffect =
       /** As home of this cell. */
       cell?: number | undefined;
     } & FetchBy)
+  /** A reader waits for what this fetch brings: it comes before prefetch, where it has yet to begin. */
+  | { type: 'promote'; flight: number; key: string }
   /** Ask the registry whether it gives the blob: for the token of the request, or without one to everyone. */
   | { type: 'check'; source: BlobSource; request?: number; from?: string }
   /** Keep it no longer. `isCompared`: what a registry sends for it next is compared with it. */
@@ -115,6 +117,8 @@ export interface HomeLimits {
   flightMs: number;
   /** The other home may have it, or not even be there: the registry is not kept waiting for longer, ms. */
   probeMs: number;
+  /** One that a reader has come to wait for, and which another member is to bring: half of a reader's patience, ms. */
+  joinedMs: number;
   /** A slot is kept so long for one who was told to come, ms. */
   comeMs: number;
   busyMs: number;
@@ -134,6 +138,7 @@ export const HOME_LIMITS: HomeLimits = {
   upMs: 3_000,
   flightMs: 60_000,
   probeMs: 1_000,
+  joinedMs: 5_000,
   comeMs: 2_000,
   busyMs: 250,
   held: 65_536,

@@ -18,10 +18,12 @@
  * **Rights** come before all that says whether a piece is here (fleet-rights.ts). A piece's homes alone may have its bytes
  * without a right of their own: to keep them for others. Their own node's containers are askers like any others.
  *
- * **Uploads** have `uploads` slots; what a reader waits for comes before prefetch, and askers that do not fit wait until
- * they are told. One that does not even fit there is told `busy`.
+ * **Uploads** have `uploads` slots; what a reader waits for comes before prefetch, which leaves a quarter of them free, and askers
+ * that do not fit wait until they are told. One that does not even fit there is told `busy`.
+ *
+ * **A reader that joins** a fetch which began as prefetch makes it one that a reader waits for.
  */
-import type { BlobSource } from '../schemas/fetch.ts';
+import type { BlobSource, JobClass } from '../schemas/fetch.ts';
 import type { PieceAnswer } from '../schemas/fleet.ts';
 import { type Flight, Flights } from './fleet-flights.ts';
 import { Held } from './fleet-held.ts';
@@ -168,7 +170,7 @@ export class Home {
       if (everyone === 'no' && token) return { index, state: 'bring' };
       if (everyone === 'no' && this.#held.has(key)) return { index, state: 'prove' };
     } else {
-      const at = this.#place(key, from, question.tried);
+      const at = this.#place(key, question);
       if (at !== undefined) {
         const isHere = at === this.#ports.self;
         this.sources.assign(key, from, at, this.#now, isHere ? this.#limits.comeMs : undefined);
@@ -179,10 +181,11 @@ export class Home {
   }
 
   /** Where the asker may get the piece at once. */
-  #place(key: string, from: string, tried: readonly string[]): string | undefined {
+  #place(key: string, { from, class: urgency, tried }: Question): string | undefined {
     const { self } = this.#ports;
     // This node's own readers wait for no one's turn.
-    if (this.#held.has(key) && !tried.includes(self) && (from === self || this.#room > 0)) return self;
+    const hasRoom = from === self || this.#room(urgency) > 0;
+    if (this.#held.has(key) && !tried.includes(self) && hasRoom) return self;
     const but = [from, self, ...tried];
     return this.sources.free(key, but, this.#isAsked);
   }
@@ -197,7 +200,11 @@ export class Home {
       (this.#held.has(key) && !tried.includes(this.#ports.self)) ||
       this.sources.holder(key, but, this.#isAsked) !== undefined;
     const isOnItsWay = this.#flights.has(key) && !this.#overtakes(key, question);
-    if (isOnItsWay || (hasRight && isSomewhere)) return this.#wait(key, question);
+    if (isOnItsWay || (hasRight && isSomewhere)) {
+      const answer = this.#wait(key, question);
+      if (isOnItsWay && answer.state === 'coming') this.#join(key, question, hasRight && isSomewhere);
+      return answer;
+    }
     const above = this.#above(question);
     const homes = this.#ports.homes(source, index);
     // One that merely had it does not hear who gets it.
@@ -222,6 +229,20 @@ export class Home {
         member === undefined ? this.#limits.flightMs : this.#limits.probeMs,
       );
     return answer;
+  }
+
+  /**
+   * A reader waits for what is on its way as prefetch. `isElsewhere`: it is sent to a holder as soon as one has a place, and the fetch
+   * may take its time; else its patience would end first, and it would read the registry for itself alone.
+   */
+  #join(key: string, { class: urgency }: Question, isElsewhere: boolean): void {
+    const flight = this.#flights.get(key);
+    if (flight === undefined || flight.class === 'demand' || urgency === 'prefetch') return;
+    flight.class = 'demand';
+    const { by, number } = flight;
+    if (by.by !== 'lease' && by.by !== 'up') this.#effects.push({ type: 'promote', flight: number, key });
+    const isOfMember = by.by === 'member' || by.by === 'lease';
+    if (isOfMember && !isElsewhere) this.#flights.endBy(key, this.#now + this.#limits.joinedMs);
   }
 
   /** Whether this member sees to it that the piece comes: into the zone, or from `above` into the cell. */
@@ -333,7 +354,8 @@ export class Home {
     const isHome = this.#isForHome(get);
     const right = isHome ? 'yes' : this.rights.of(from, source, this.#now);
     const { self } = this.#ports;
-    const hasTurn = isHome || from === self || this.sources.isSent(key, from, self) || this.#room > 0;
+    const hasTurn =
+      isHome || from === self || this.sources.isSent(key, from, self) || this.#room(get.class) > 0;
     if (this.#held.has(key) && right === 'yes' && hasTurn) {
       // Of the member that wants it as a home a reader may wait here as well.
       if (!isHome) this.#waiting.delete(key, from);
@@ -384,8 +406,8 @@ export class Home {
 
   #upload({ request, class: urgency, index }: PieceRequest): void {
     const isOwn = this.#requests.get(request)?.from === this.#ports.self;
-    if (isOwn || this.#uploads.hasSlot) {
-      if (!isOwn) this.#uploads.take(request);
+    if (isOwn || this.#uploads.hasSlot(urgency)) {
+      if (!isOwn) this.#uploads.take(request, urgency);
       this.#effects.push({ type: 'send', request });
     } else if (!this.#uploads.wait(request, urgency)) this.#reply(request, this.#busy(index));
   }
@@ -403,9 +425,9 @@ export class Home {
       this.sources.release(pieceKey(get.source, get.index), get.from);
   }
 
-  /** Slots for uploads that are neither taken nor promised. */
-  get #room(): number {
-    return this.#uploads.room(this.sources.sentTo(this.#ports.self));
+  /** Slots for uploads of the class that are neither taken nor promised. */
+  #room(urgency: JobClass): number {
+    return this.#uploads.room(urgency, this.sources.sentTo(this.#ports.self));
   }
 
   // ---- fetches
@@ -416,11 +438,15 @@ export class Home {
     by: Flight['by'],
     ms = this.#limits.flightMs,
   ): void {
-    const { source, index, class: urgency, cell } = question;
+    const { source, index, cell } = question;
+    const isAnothers = by.by === 'lease' || by.by === 'up';
+    // Who fetches for others does so for itself; a fetch of this home's own is for all that wait here.
+    const isForReader = !isAnothers && this.#waiting.first(key)?.class === 'demand';
+    const urgency = isForReader ? 'demand' : question.class;
     const requests = by.by === 'request' ? [by.request] : [];
     const begun = { source, index, class: urgency, cell, by, requests };
     const { number } = this.#flights.begin(key, begun, this.#now + ms);
-    if (by.by === 'lease' || by.by === 'up') return;
+    if (isAnothers) return;
     const fetch = { flight: number, key, source, index, class: urgency, cell } as const;
     this.#effects.push({ type: 'fetch', ...fetch, ...by });
   }
@@ -430,7 +456,7 @@ export class Home {
     const flight = this.#flights.get(key);
     if (event.differs === true) this.#convict(key);
     if (flight === undefined || (flight.number !== number && !ok)) return;
-    const { by, source, index, cell } = flight;
+    const { by, source, index, class: urgency, cell } = flight;
     // Of one that was given up: what came is here all the same, from another than is asked now.
     const origin = flight.number !== number ? 'disk' : by.by === 'member' ? by.member : 'registry';
     if (ok) this.keep(key, origin);
@@ -444,7 +470,7 @@ export class Home {
     this.sources.remove(key, by.member);
     const next = at !== undefined && at !== this.#ports.self && at !== by.member && this.#isAsked(at);
     this.#flights.delete(key);
-    if (next) this.#begin(key, { source, index, class: 'demand', cell }, { by: 'member', member: at });
+    if (next) this.#begin(key, { source, index, class: urgency, cell }, { by: 'member', member: at });
     else this.#originNext(key, flight, [by.member]);
   }
 
@@ -613,8 +639,8 @@ export class Home {
     ) {
       const flight = this.#flights.get(key);
       if (flight?.by.by !== 'member') continue;
-      const { number, source, index, cell, by } = flight;
-      const fetch = { flight: number, key, source, index, class: 'prefetch', cell } as const;
+      const { number, source, index, class: urgency, cell, by } = flight;
+      const fetch = { flight: number, key, source, index, class: urgency, cell } as const;
       this.#effects.push({ type: 'fetch', ...fetch, ...by });
     }
     for (
@@ -625,19 +651,24 @@ export class Home {
       this.#tellAll(late.key);
   }
 
-  /** Slots that became free: first to requests that wait for one, as far as they still may, then to askers. */
+  /**
+   * Slots that became free: first to requests that wait for one, as far as they still may, then to askers; readers come first among
+   * both. A home that wants a copy as prefetch comes before askers: readers are sent to it next.
+   */
   #serve(): void {
     for (let request = this.#uploads.next(); request !== undefined; request = this.#uploads.next()) {
       const get = this.#requests.get(request);
       if (get !== undefined && this.#may(get) && this.#held.has(pieceKey(get.source, get.index))) {
-        this.#uploads.take(request);
+        this.#uploads.take(request, get.class);
         this.#effects.push({ type: 'send', request });
       } else if (get !== undefined) this.#reply(request, { index: get.index, state: 'none' });
     }
-    for (let turn = 0; turn < TURNS && this.#room > 0 && this.#waiting.size > 0; turn++) {
-      const key = this.#waiting.turn();
-      if (key !== undefined && this.#held.has(key)) this.#tellAll(key);
-    }
+    for (const urgency of ['demand', 'prefetch'] as const)
+      for (let turn = 0; turn < TURNS && this.#room(urgency) > 0; turn++) {
+        const key = this.#waiting.turn(urgency);
+        if (key === undefined) break;
+        if (this.#held.has(key)) this.#tellAll(key);
+      }
   }
 }
 

@@ -98,20 +98,17 @@ export class Waiting {
     this.#triers.delete(key);
   }
 
-  /** The piece whose turn it is, of those that readers wait for first; its turn is over with that. */
-  turn(): string | undefined {
-    let next: string | undefined;
-    for (const [key, { demand }] of this.#byKey) {
-      next ??= key;
-      if (demand.size === 0 && this.#demand > 0) continue;
-      next = key;
-      break;
+  /** The piece whose turn it is of those that are waited for in this class; its turn is over with that. */
+  turn(urgency: JobClass): string | undefined {
+    const waits = urgency === 'demand' ? this.#demand : this.#size - this.#demand;
+    if (waits === 0) return undefined;
+    for (const [key, askers] of this.#byKey) {
+      if (askers[urgency].size === 0) continue;
+      this.#byKey.delete(key);
+      this.#byKey.set(key, askers);
+      return key;
     }
-    const askers = next === undefined ? undefined : this.#byKey.get(next);
-    if (next === undefined || askers === undefined) return undefined;
-    this.#byKey.delete(next);
-    this.#byKey.set(next, askers);
-    return next;
+    return undefined;
   }
 
   #noteTrier(key: string, { from, tried }: Question): void {

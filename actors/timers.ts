@@ -30,6 +30,11 @@ export class TimerQueue<K> {
     return this.#byKey.has(key);
   }
 
+  /** Time of the key's timer, Infinity when it has none. */
+  at(key: K): number {
+    return this.#byKey.get(key)?.at ?? Number.POSITIVE_INFINITY;
+  }
+
   keys(): IterableIterator<K> {
     return this.#byKey.keys();
   }

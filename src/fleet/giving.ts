@@ -6,7 +6,7 @@ import type { Logger } from 'pino';
 import type { Counts } from '../../actors/counts.ts';
 import { type HomeEffect, pieceKey } from '../../actors/fleet-home-protocol.ts';
 import { toErrorRecord } from '../../schemas/errors.ts';
-import type { BlobSource } from '../../schemas/fetch.ts';
+import type { BlobSource, JobClass } from '../../schemas/fetch.ts';
 import { bytesOfPiece, type PieceAnswer } from '../../schemas/fleet.ts';
 import type { RegistryClient, Right } from '../registry/client.ts';
 import type { HomeNews } from './core.ts';
@@ -58,6 +58,8 @@ export class Giving {
   readonly #visits = new Turns(VISITS, MOST_WAITING);
   /** Registries that did not answer, and until when they are not asked. */
   readonly #silent = new Map<string, number>();
+  /** Fetches that wait for their turn, by flight: what has a reader's come first. No more than may wait. */
+  readonly #promotions = new Map<number, () => void>();
   #number = 0;
 
   constructor(options: GivingOptions) {
@@ -101,6 +103,8 @@ export class Giving {
         return void this.#send(effect.request);
       case 'fetch':
         return void (effect.by === 'member' ? this.#ofMember(effect) : this.#ofRegistry(effect));
+      case 'promote':
+        return this.#promotions.get(effect.flight)?.();
       case 'check':
         return void this.#check(effect);
       case 'drop':
@@ -152,20 +156,15 @@ export class Giving {
   async #ofMember(effect: Extract<HomeEffect, { type: 'fetch' }> & { by: 'member' }): Promise<void> {
     const { toHome, getting, pieces, self } = this.#options;
     const { flight, key, source, index, class: urgency, member, cell } = effect;
-    const asked = {
-      source,
-      index,
-      class: urgency,
-      token: undefined,
-      noToken: false,
-      tried: [],
-      forHome: true,
-      cell,
-    };
     const bring = async () => {
       if (member === self) return undefined;
-      const release = await this.#visits.take(urgency);
-      return await getting.get(member, asked, () => {}).finally(release);
+      const turn = await this.#turn(this.#visits, flight, urgency);
+      // A question that is under way is not asked again when a reader comes to wait for the piece: to take it back would end its
+      // connection and throw away what has come, and to ask a second time may bring the bytes twice. It waits there for one of six
+      // others at the most, and the home waits for a fetch that a reader depends on no longer than `joinedMs`.
+      const question = { source, index, class: turn.class, token: undefined, noToken: false, tried: [] };
+      const asked = { ...question, forHome: true, cell };
+      return await getting.get(member, asked, () => {}).finally(turn.release);
     };
     const got = await bring().catch(() => undefined);
     if (got !== undefined && 'bytes' in got) pieces.keep(key, { bytes: got.bytes, from: member });
@@ -188,7 +187,7 @@ export class Giving {
     const right = effect.by === 'everyone' ? 'everyone' : this.#rightOf(effect.request);
     if (right === undefined) return toHome({ type: 'fetched', flight, key, ok: false });
     try {
-      const release = await this.#turns.take(urgency);
+      const { release } = await this.#turn(this.#turns, flight, urgency);
       try {
         const range = bytesOfPiece(index, source.size);
         const bytes = await registry.part(source, source, range, right, AbortSignal.timeout(FETCH_MS));
@@ -203,6 +202,27 @@ export class Giving {
       const { code, ...record } = toErrorRecord(error);
       log.debug({ digest: source.digest, index, error: { code, ...record } }, 'a piece was not fetched');
       toHome({ type: 'fetched', flight, key, ok: false, refused: REFUSALS.has(code) });
+    }
+  }
+
+  /** Resolves when the fetch may begin: for a reader by then, where it was promoted while it waited. */
+  async #turn(
+    turns: Turns,
+    flight: number,
+    urgency: JobClass,
+  ): Promise<{ class: JobClass; release: () => void }> {
+    const turn = turns.ask(urgency);
+    let by = urgency;
+    const promote = () => {
+      by = 'demand';
+      turn.promote();
+    };
+    this.#promotions.set(flight, promote);
+    try {
+      const release = await turn.begun;
+      return { class: by, release };
+    } finally {
+      if (this.#promotions.get(flight) === promote) this.#promotions.delete(flight);
     }
   }
 

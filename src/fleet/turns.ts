@@ -7,6 +7,14 @@ interface Waiting {
   begin: () => void;
 }
 
+/** One that has asked for its turn. */
+export interface Turn {
+  /** Resolves when it may begin, with a function that says that it is over. */
+  begun: Promise<() => void>;
+  /** A reader waits for it by now: where it has yet to begin it comes before prefetch. */
+  promote: () => void;
+}
+
 /** Work of two classes: demand overtakes prefetch until the moment it begins, and a quarter of all turns is for demand alone. */
 export class Turns {
   readonly #atOnce: number;
@@ -28,8 +36,24 @@ export class Turns {
    * signal's reason.
    */
   async take(urgency: JobClass, signal?: AbortSignal): Promise<() => void> {
+    return await this.ask(urgency, signal).begun;
+  }
+
+  /** As `take`, of one that may be promoted while it waits. */
+  ask(urgency: JobClass, signal?: AbortSignal): Turn {
+    const turn = Promise.withResolvers<void>();
+    const entry = { begin: turn.resolve };
+    return { begun: this.#begin(entry, turn, urgency, signal), promote: () => this.#promote(entry) };
+  }
+
+  async #begin(
+    entry: Waiting,
+    turn: PromiseWithResolvers<void>,
+    urgency: JobClass,
+    signal: AbortSignal | undefined,
+  ): Promise<() => void> {
     signal?.throwIfAborted();
-    if (this.#running >= this.#mostFor(urgency)) await this.#wait(urgency, signal);
+    if (this.#running >= this.#mostFor(urgency)) await this.#wait(entry, turn, urgency, signal);
     else this.#running += 1;
     let isOver = false;
     return () => {
@@ -50,20 +74,38 @@ export class Turns {
   readonly #mostFor = (urgency: JobClass): number =>
     urgency === 'demand' ? this.#atOnce : Math.max(1, Math.floor(this.#atOnce * 0.75));
 
-  async #wait(urgency: JobClass, signal: AbortSignal | undefined): Promise<void> {
+  #promote(entry: Waiting): void {
+    const { demand, prefetch } = this.#waiting;
+    const at = prefetch.indexOf(entry);
+    // Where too many readers wait it keeps the place that it has.
+    if (at < 0 || demand.length >= this.#mostWaiting) return;
+    prefetch.splice(at, 1);
+    if (this.#running >= this.#mostFor('demand')) {
+      demand.push(entry);
+      return;
+    }
+    // The quarter that is demand's is free.
+    this.#running += 1;
+    entry.begin();
+  }
+
+  async #wait(
+    entry: Waiting,
+    turn: PromiseWithResolvers<void>,
+    urgency: JobClass,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const { demand, prefetch } = this.#waiting;
     // What no reader waits for gives up its place.
     const isFull = demand.length + (urgency === 'demand' ? 0 : prefetch.length) >= this.#mostWaiting;
     if (isFull) throw new CofaError('busy', 'this member of the fleet has enough to do');
-    const turn = Promise.withResolvers<void>();
-    const entry = { begin: turn.resolve };
-    const queue = this.#waiting[urgency];
-    queue.push(entry);
+    this.#waiting[urgency].push(entry);
     const leave = () => {
-      const at = queue.indexOf(entry);
+      // It may have been promoted meanwhile.
+      const queue = [demand, prefetch].find((one) => one.includes(entry));
       // Its turn has come in the same moment: the caller ends at the next look at its signal.
-      if (at < 0) return;
-      queue.splice(at, 1);
+      if (queue === undefined) return;
+      queue.splice(queue.indexOf(entry), 1);
       turn.reject(signal?.reason);
     };
     signal?.addEventListener('abort', leave, { once: true });

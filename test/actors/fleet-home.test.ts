@@ -203,6 +203,46 @@ describe('a piece that the zone lacks', () => {
   });
 });
 
+describe('a reader that joins what is fetched as prefetch', () => {
+  const ahead = { class: 'prefetch' } as const;
+  const asked = (effects: HomeEffect[]) =>
+    effects.flatMap((effect) => (effect.type === 'fetch' ? [[effect.by, effect.class]] : []));
+
+  test('has the fetch promoted, once; what follows of it is for a reader', () => {
+    const { home, ask, send, key } = newHome();
+    const [fetch] = ask('one', ahead);
+    const flight = fetch?.type === 'fetch' ? fetch.flight : 0;
+    expect(states(ask('two', ahead))).toEqual(['two coming']);
+    expect(ask('three')[0]).toEqual({ type: 'promote', flight, key: key() });
+    expect(states(ask('four'))).toEqual(['four coming']);
+    // The other home is busy: it is asked again for a reader.
+    send({ type: 'fetched', flight, key: key(), ok: false, busyMs: 300, now: 0 });
+    expect(asked(send({ type: 'tick', now: 300 }))).toEqual([['member', 'demand']]);
+    expect(home.nextWake).toBe(1_000);
+  });
+
+  test('and what no reader waits for stays prefetch, also where a member names another one, or was busy', () => {
+    const { ask, send, key } = newHome();
+    const [fetch] = ask('one', ahead);
+    const flight = fetch?.type === 'fetch' ? fetch.flight : 0;
+    send({ type: 'fetched', flight, key: key(), ok: false, busyMs: 300, now: 0 });
+    expect(asked(send({ type: 'tick', now: 300 }))).toEqual([['member', 'prefetch']]);
+    const next = send({ type: 'fetched', flight, key: key(), ok: false, at: 'holder', now: 300 });
+    expect(asked(next)).toEqual([['member', 'prefetch']]);
+  });
+
+  test('waits half of its patience for a member that was told to fetch: then it is the reader that is', () => {
+    const { home, ask, ends, send } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, false, 0);
+    expect(states(ends(ask('one', { ...ahead, token: false }), { ok: false }))).toEqual(['one fetch']);
+    expect(states(ask('reader', { token: false }))).toEqual(['reader coming']);
+    expect(home.nextWake).toBe(5_000);
+    const late = send({ type: 'tick', now: 5_000 });
+    expect(asked(late)).toEqual([['member', 'demand']]);
+    expect(states(ends(late, { ok: false }))).toEqual(['reader fetch']);
+  });
+});
+
 describe('rights', () => {
   test('spegel#1432: a pod without the secret gets no private image because a peer has it', () => {
     const { isPrivate, ask, get, send, now } = newHome();
@@ -321,6 +361,26 @@ describe('uploads', () => {
     ask('background', { class: 'prefetch' });
     ask('reader');
     expect(states(send({ type: 'sent', request: 1, now: now() }))).toEqual(['reader have']);
+  });
+
+  test('prefetch has six of eight slots, and goes on as soon as one of them is free', () => {
+    const { home, ask, get, send, key, now } = newHome();
+    home.rights.learnedOfEveryone(SOURCE, true, 0);
+    home.keep(key(), 'registry');
+    const last = (from: string, more: Asked = {}) => states(ask(from, more)).at(-1);
+    const ahead = { class: 'prefetch' } as const;
+    const told = ['a', 'b', 'c', 'd', 'e', 'f', 'g'].map((from) => last(from, ahead));
+    expect([told[5], told[6]]).toEqual(['f have', 'g coming']);
+    for (const from of ['a', 'b', 'c', 'd', 'e', 'f']) get(from, ahead);
+    // Nor may a home that wants a copy as prefetch have more.
+    expect(states(get('second', { ...ahead, forHome: true }))).toEqual([]);
+    expect(['x', 'y', 'z'].map((from) => last(from))).toEqual(['x have', 'y have', 'z coming']);
+    expect(states(send({ type: 'aborted', request: 7, now: now() }))).toEqual([]);
+    // A reader waits for the slot that becomes free; then no one does.
+    expect(states(send({ type: 'sent', request: 1, now: now() }))).toEqual(['z have']);
+    for (const from of ['x', 'y', 'z']) get(from);
+    for (const request of [8, 9]) expect(states(send({ type: 'sent', request, now: now() }))).toEqual([]);
+    expect(states(send({ type: 'sent', request: 10, now: now() }))).toEqual(['g have']);
   });
 
   test('prefetch that fills the queue leaves demand its room; what does not fit is told that the home is busy', () => {

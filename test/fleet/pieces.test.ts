@@ -158,6 +158,26 @@ describe('turns', () => {
     expect(turns.running).toBe(0);
   });
 
+  it('come at once for one that a reader comes to wait for, where the quarter of readers is free; else before prefetch', async () => {
+    const turns = new Turns(4, 9);
+    const held = await Promise.all([1, 2, 3].map(() => turns.take('prefetch')));
+    const order: string[] = [];
+    const wait = (name: string) => {
+      const turn = turns.ask('prefetch');
+      void turn.begun.then(() => order.push(name));
+      return turn;
+    };
+    const [, second, third] = [wait('first'), wait('second'), wait('third')];
+    second.promote();
+    await second.begun;
+    third.promote();
+    third.promote();
+    expect([order, turns.running]).toEqual([['second'], 4]);
+    held[0]?.();
+    await third.begun;
+    expect([order, turns.running]).toEqual([['second', 'third'], 4]);
+  });
+
   it('of one that leaves are another one’s', async () => {
     const turns = new Turns(1, 2);
     const first = await turns.take('demand');

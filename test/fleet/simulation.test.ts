@@ -75,6 +75,21 @@ describe('a simulated fleet', () => {
     },
   );
 
+  test.each(['public', 'tokens', 'basic'] as const)(
+    'readers that join what half of the nodes prefetch, %s: one fetch of each piece, and none of them is late',
+    (kind) => {
+      const { egress, started, lastMs } = runStart({
+        nodes: 60,
+        kind,
+        window: 8,
+        aheadShare: 0.5,
+        readersAfterMs: 20,
+      });
+      expect([egress, started]).toEqual([1, 30]);
+      expect(lastMs).toBeLessThan(1_500);
+    },
+  );
+
   test('a fifth of the members gone without a word, and with them both homes of some pieces: the registry sends one image', () => {
     for (const seed of [1, 5, 17, 20]) {
       const { egress, started, living } = runStart({ nodes: 100, deadShare: 0.2, seed });

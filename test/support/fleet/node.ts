@@ -489,6 +489,9 @@ export class SimNode {
       case 'fetch':
         this.#runFetch(effect);
         return;
+      case 'promote':
+        // No fetch waits for a turn here.
+        return;
       case 'check': {
         const { from } = effect;
         net.check(this, from, (may) =>

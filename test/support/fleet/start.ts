@@ -32,6 +32,9 @@ export interface StartOptions {
   registryRate: number;
   /** A start asks for so many pieces at once. */
   window: number;
+  /** This share of the nodes wants all pieces as prefetch, at the start; the others, the readers, come so much later, ms. */
+  aheadShare: number;
+  readersAfterMs: number;
   /** Slow ones; undefined: each node has its own, which are fast. */
   processors: (ProcessorOptions & { isShared: boolean }) | undefined;
 }
@@ -53,12 +56,14 @@ export const START: StartOptions = {
   nodeRate: 125_000,
   registryRate: 125_000,
   window: 32,
+  aheadShare: 0,
+  readersAfterMs: 0,
   processors: undefined,
 };
 
 export interface StartResult {
   nodes: number;
-  /** Nodes that live and have started. */
+  /** Nodes that live and have started, and when the first, the one in the middle and the last had: of readers, where others want all ahead. */
   started: number;
   living: number;
   /** ms */
@@ -145,16 +150,18 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
   const living = nodes.filter(({ isDead }) => !isDead);
   let left = living.length;
   let came = 0;
-  for (const node of living) {
+  for (const [at, node] of living.entries()) {
+    const isAhead = at < all.aheadShare * living.length;
     let next = 0;
     let done = 0;
     const one = () => {
       const piece = image[next++];
       if (piece === undefined) return;
-      node.want({ ...piece, class: next <= all.startPieces ? 'demand' : 'prefetch' }, () => {
+      const isRead = next <= all.startPieces && !isAhead;
+      node.want({ ...piece, class: isRead ? 'demand' : 'prefetch' }, () => {
         done += 1;
         came += 1;
-        if (done === all.startPieces) times.push(world.now);
+        if (done === all.startPieces && !isAhead) times.push(world.now);
         if (done === image.length) left -= 1;
         if (all.cutZones > 0 && net.cut.size === 0 && came > (living.length * image.length) / 10)
           for (let zone = 0; zone < Math.ceil(all.zones * all.cutZones); zone++)
@@ -163,7 +170,7 @@ export function runStart(options: Partial<StartOptions> = {}): StartResult {
       });
     };
     for (let started = 0; started < all.window; started += TOGETHER)
-      world.after(world.random.next(), () => {
+      world.after(world.random.next() + (isAhead ? 0 : all.readersAfterMs), () => {
         for (let at = started; at < Math.min(all.window, started + TOGETHER); at++) one();
       });
   }
